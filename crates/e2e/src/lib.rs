@@ -1,1 +1,11 @@
-//! (being laid out)
+//! What the end-to-end tests share. Development only: nothing of the product depends on it.
+//!
+//! Deliberately not here: the tests themselves, which stand in `tests/`, one file a subject.
+
+use std::path::{Path, PathBuf};
+
+/// The root of the workspace.
+pub fn workspace_root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_path_buf()
+}
