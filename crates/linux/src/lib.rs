@@ -1,1 +1,10 @@
-//! (being laid out)
+//! System calls: namespaces, links, nftables, sockets, processes.
+//!
+//! The only crate that may say `unsafe` and that changes kernel state. It knows no pods and no policies: whoever
+//! calls it says what to make, it says exactly what the kernel answered.
+
+pub mod error;
+pub mod netns;
+pub mod sysctl;
+
+pub use error::Error;
