@@ -1,1 +1,17 @@
-//! (being laid out)
+//! The Kubernetes object model: objects, kinds, schemas, patches, tables, selectors, YAML and the protobuf bodies of kubectl.
+//!
+//! Pure: no I/O, clock, environment or randomness. What depends on time takes `now` as a parameter. Nothing here stores,
+//! serves or decides; that is what the crates above are for.
+
+pub mod events;
+pub mod kinds;
+pub mod object;
+pub mod objects;
+pub mod schema;
+pub mod status;
+
+pub use events::{Change, Event, Write};
+pub use kinds::{Kind, Kinds};
+pub use object::{Key, Object};
+pub use objects::Objects;
+pub use status::{Cause, Status};
