@@ -66,7 +66,7 @@ pub enum Write {
 
 impl Change {
     /// The object as it is now, none if it is gone.
-    pub const fn new(&self) -> Option<&Arc<Object>> {
+    pub const fn now(&self) -> Option<&Arc<Object>> {
         match self {
             Self::Put { new, .. } => Some(new),
             Self::Deleted { .. } => None,
@@ -74,7 +74,7 @@ impl Change {
     }
 
     /// The object as it was, none if it is new.
-    pub const fn old(&self) -> Option<&Arc<Object>> {
+    pub const fn before(&self) -> Option<&Arc<Object>> {
         match self {
             Self::Put { old, .. } => old.as_ref(),
             Self::Deleted { old } => Some(old),

@@ -1,6 +1,6 @@
 //! The table of kinds: what is served, under which names, and what each can do.
 //!
-//! Built-in kinds are in [`builtin`]; further ones come from stored CustomResourceDefinitions ([`crd`]).
+//! Built-in kinds are in [`builtin`]; further ones come from stored `CustomResourceDefinitions` ([`crd`]).
 
 mod builtin;
 mod crd;
@@ -44,7 +44,7 @@ pub struct Kind {
     pub verbs: &'static [&'static str],
     /// Versions, the one that is stored first.
     pub versions: Vec<Version>,
-    /// Whether it comes with the server, not from a CustomResourceDefinition.
+    /// Whether it comes with the server, not from a `CustomResourceDefinition`.
     pub builtin: bool,
 }
 
@@ -172,7 +172,7 @@ impl Kinds {
             }
         }
         for (_, versions) in &mut groups {
-            versions.sort_by(|a, b| version_rank(b).cmp(&version_rank(a)));
+            versions.sort_by_key(|version| std::cmp::Reverse(version_rank(version)));
         }
         groups
     }
@@ -183,13 +183,13 @@ impl Kinds {
     }
 }
 
-/// Group of CustomResourceDefinitions.
+/// Group of `CustomResourceDefinitions`.
 pub const CRD_GROUP: &str = "apiextensions.k8s.io";
-/// Plural of CustomResourceDefinitions.
+/// Plural of `CustomResourceDefinitions`.
 pub const CRD_PLURAL: &str = "customresourcedefinitions";
 
 impl Kind {
-    /// Reads a CustomResourceDefinition; 422 with every cause if it cannot be served.
+    /// Reads a `CustomResourceDefinition`; 422 with every cause if it cannot be served.
     pub fn from_crd(definition: &Object) -> Result<Self, Status> {
         crd::kind(definition)
     }

@@ -11,7 +11,7 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// Reads an OpenAPI v3 schema as CustomResourceDefinitions carry it.
+    /// Reads an OpenAPI v3 schema as `CustomResourceDefinitions` carry it.
     pub fn parse(document: &Value, field: &str) -> Result<Self, Vec<Cause>> {
         if document.is_object() {
             Ok(Self { document: document.clone() })

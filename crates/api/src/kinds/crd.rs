@@ -1,4 +1,4 @@
-//! Kinds out of CustomResourceDefinition objects.
+//! Kinds out of `CustomResourceDefinition` objects.
 
 use std::sync::Arc;
 
