@@ -24,4 +24,51 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A netlink socket could not be opened.
+    #[error("cannot open a netlink socket ({protocol:?})")]
+    NetlinkOpen {
+        /// The family.
+        protocol: crate::netlink::Protocol,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Sending to or reading from a netlink socket failed.
+    #[error("netlink ({protocol:?}): cannot {doing}")]
+    Netlink {
+        /// The family.
+        protocol: crate::netlink::Protocol,
+        /// What was being done.
+        doing: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel refused a request; of a transaction nothing has taken effect.
+    #[error("the kernel refused a request ({protocol:?}{}){}", which(*message), said(words))]
+    NetlinkRefused {
+        /// The family.
+        protocol: crate::netlink::Protocol,
+        /// In a transaction: which message, counted from 0, and its kind.
+        message: Option<(usize, u16)>,
+        /// The kernel's own words, if it had any.
+        words: String,
+        /// The number it answered with.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// The error number of the kernel, where there is one.
+    pub fn errno(&self) -> Option<i32> {
+        std::error::Error::source(self)
+            .and_then(|source| source.downcast_ref::<io::Error>())
+            .and_then(io::Error::raw_os_error)
+    }
+}
+
+fn which(message: Option<(usize, u16)>) -> String {
+    message.map_or_else(String::new, |(index, kind)| format!(", message {index} of kind {kind:#x}"))
+}
+
+fn said(words: &str) -> String {
+    if words.is_empty() { String::new() } else { format!(": {words}") }
 }

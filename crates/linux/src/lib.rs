@@ -4,6 +4,7 @@
 //! calls it says what to make, it says exactly what the kernel answered.
 
 pub mod error;
+pub mod netlink;
 pub mod netns;
 pub mod sysctl;
 

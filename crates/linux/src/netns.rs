@@ -51,13 +51,8 @@ impl NetNs {
         };
         let handle = on_own_thread(make)
             .and_then(|made| made)
-            .map_err(|source| Error::Netns {
-                doing: "make a network namespace".to_owned(),
-                source,
-            })?;
-        Ok(Self {
-            handle: Arc::new(handle),
-        })
+            .map_err(|source| Error::Netns { doing: "make a network namespace".to_owned(), source })?;
+        Ok(Self { handle: Arc::new(handle) })
     }
 
     /// The namespace of the calling thread.
@@ -75,26 +70,16 @@ impl NetNs {
         // A plain file (a pin whose mount is gone) opens as well as a namespace does: ask which it is.
         let kind = rustix::fs::fstatfs(&handle).map_err(|errno| fail(errno.into()))?;
         if kind.f_type != NSFS_MAGIC {
-            return Err(fail(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "it is a plain file, no namespace",
-            )));
+            return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, "it is a plain file, no namespace")));
         }
-        Ok(Self {
-            handle: Arc::new(handle),
-        })
+        Ok(Self { handle: Arc::new(handle) })
     }
 
     /// Which namespace this is.
     pub fn id(&self) -> Result<NetNsId, Error> {
-        let stat = rustix::fs::fstat(&*self.handle).map_err(|errno| Error::Netns {
-            doing: "identify a network namespace".to_owned(),
-            source: errno.into(),
-        })?;
-        Ok(NetNsId {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-        })
+        let stat = rustix::fs::fstat(&*self.handle)
+            .map_err(|errno| Error::Netns { doing: "identify a network namespace".to_owned(), source: errno.into() })?;
+        Ok(NetNsId { device: stat.st_dev, inode: stat.st_ino })
     }
 
     /// The handle itself, for whoever passes it to the kernel.
@@ -111,10 +96,7 @@ impl NetNs {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         rustix::fs::open(path, flags, Mode::RUSR).map_err(|errno| fail(errno.into()))?;
         // The handle's number is looked up in the table of the process, which all its threads share.
-        let by_handle = format!(
-            "/proc/self/fd/{}",
-            std::os::fd::AsRawFd::as_raw_fd(&self.handle)
-        );
+        let by_handle = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.handle));
         rustix::mount::mount_bind(by_handle.as_str(), path).map_err(|errno| {
             // Nothing is pinned: leave no empty file that looks as if.
             match rustix::fs::unlink(path) {
@@ -127,36 +109,26 @@ impl NetNs {
     /// Runs `work` on a thread of its own inside the namespace and returns what it returned.
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Result<R, Error> {
         let inside = || -> io::Result<R> {
-            rustix::thread::move_into_link_name_space(
-                self.handle.as_fd(),
-                Some(LinkNameSpaceType::Network),
-            )?;
+            rustix::thread::move_into_link_name_space(self.handle.as_fd(), Some(LinkNameSpaceType::Network))?;
             Ok(work())
         };
         on_own_thread(inside)
             .and_then(|done| done)
-            .map_err(|source| Error::Netns {
-                doing: "enter a network namespace".to_owned(),
-                source,
-            })
+            .map_err(|source| Error::Netns { doing: "enter a network namespace".to_owned(), source })
     }
 
     /// A listening TCP socket inside the namespace.
     pub fn tcp_listen(&self, address: SocketAddr) -> Result<TcpListener, Error> {
-        self.run(|| TcpListener::bind(address))?
-            .map_err(|source| Error::Netns {
-                doing: format!("listen on TCP {address} inside a network namespace"),
-                source,
-            })
+        self.run(|| TcpListener::bind(address))?.map_err(|source| Error::Netns {
+            doing: format!("listen on TCP {address} inside a network namespace"),
+            source,
+        })
     }
 
     /// A bound UDP socket inside the namespace.
     pub fn udp_bind(&self, address: SocketAddr) -> Result<UdpSocket, Error> {
         self.run(|| UdpSocket::bind(address))?
-            .map_err(|source| Error::Netns {
-                doing: format!("bind UDP {address} inside a network namespace"),
-                source,
-            })
+            .map_err(|source| Error::Netns { doing: format!("bind UDP {address} inside a network namespace"), source })
     }
 }
 
@@ -198,11 +170,7 @@ fn open_handle(path: &Path) -> rustix::io::Result<OwnedFd> {
 /// Runs `work` on a thread made for it; a panic inside goes on in the caller.
 fn on_own_thread<R: Send>(work: impl FnOnce() -> R + Send) -> io::Result<R> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("netns".to_owned())
-            .spawn_scoped(scope, work)?;
-        thread
-            .join()
-            .map_or_else(|panic| std::panic::resume_unwind(panic), Ok)
+        let thread = std::thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, work)?;
+        thread.join().map_or_else(|panic| std::panic::resume_unwind(panic), Ok)
     })
 }

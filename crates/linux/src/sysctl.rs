@@ -13,11 +13,7 @@ const ROOT: &str = "/proc/sys";
 /// Writes a setting, named by its path below `/proc/sys`: `net/ipv4/ip_forward`.
 pub fn write(name: &str, value: &str) -> Result<(), Error> {
     let path = Path::new(ROOT).join(name);
-    std::fs::write(&path, value).map_err(|source| Error::Sysctl {
-        doing: "write",
-        path,
-        source,
-    })
+    std::fs::write(&path, value).map_err(|source| Error::Sysctl { doing: "write", path, source })
 }
 
 /// Writes a setting of a facility that the kernel may lack; `false` if it has no such setting.
@@ -34,10 +30,6 @@ pub fn read(name: &str) -> Result<String, Error> {
     let path: PathBuf = Path::new(ROOT).join(name);
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(text.trim_end().to_owned()),
-        Err(source) => Err(Error::Sysctl {
-            doing: "read",
-            path,
-            source,
-        }),
+        Err(source) => Err(Error::Sysctl { doing: "read", path, source }),
     }
 }
