@@ -1,1 +1,7 @@
-//! (being laid out)
+//! From objects to meaning: what Kubernetes objects say about a mesh, and what a mesh says back to their authors.
+//!
+//! Every function here is pure: objects in, values out. No clock, no environment, no file, no socket. The one caller that
+//! does such things is the binary, which hands in what is needed.
+#![deny(clippy::indexing_slicing)]
+
+pub mod inject;
