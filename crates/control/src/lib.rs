@@ -5,3 +5,4 @@
 #![deny(clippy::indexing_slicing)]
 
 pub mod inject;
+pub mod samples;

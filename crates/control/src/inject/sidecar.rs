@@ -188,7 +188,7 @@ fn env(options: &Options, owner: &Owner, pod: &Value, mode: &str, sizing: &Sizin
         field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
         field("HOST_IP", "status.hostIP"),
         value("PROXY_CONFIG", sizing.proxy_config.as_deref().unwrap_or("{}")),
-        value("ISTIO_META_POD_PORTS", &Value::from_iter(ports.into_iter().cloned()).to_string()),
+        value("ISTIO_META_POD_PORTS", &ports.into_iter().cloned().collect::<Value>().to_string()),
         value("ISTIO_META_APP_CONTAINERS", &names.join(",")),
         value("ISTIO_META_CLUSTER_ID", "Kubernetes"),
         field("ISTIO_META_NODE_NAME", "spec.nodeName"),
