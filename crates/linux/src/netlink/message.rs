@@ -108,6 +108,17 @@ impl Message {
         self
     }
 
+    /// Appends attributes that are written already.
+    pub(crate) fn raw(&mut self, attributes: &[u8]) -> &mut Self {
+        self.bytes.extend_from_slice(attributes);
+        self
+    }
+
+    /// What was written after the netlink header.
+    pub(crate) fn after_header(&self) -> &[u8] {
+        self.bytes.get(HEADER..).unwrap_or_default()
+    }
+
     /// Length so far, for whoever splits lists.
     pub fn length(&self) -> usize {
         self.bytes.len()
