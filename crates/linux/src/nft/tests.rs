@@ -139,7 +139,7 @@ fn every_expression_is_taken_by_the_kernel() {
             .mask(REGISTER, &[0x12])
             .equals(REGISTER, &[2])
             .count("seen")
-            .verdict(&Verdict::jump("spare")),
+            .verdict(&Verdict::jump("other")),
         begin()
             .payload(Base::Network, 12, 4, REGISTER)
             .payload(Base::Transport, 2, 2, REGISTER + 1)
@@ -163,7 +163,7 @@ fn every_expression_is_taken_by_the_kernel() {
         };
         let base = |kind, hook, priority| BaseChain { kind, hook, priority, accept: true };
         let mut t = Transaction::on(&table);
-        t.create_table().set(&four).set(&plain).counter("seen").chain("spare");
+        t.create_table().set(&four).set(&plain).counter("seen").chain("spare").chain("other");
         t.base_chain("input", base(ChainKind::Filter, Hook::Input, 0));
         t.base_chain("raw", base(ChainKind::Filter, Hook::Prerouting, -300));
         t.base_chain("nat", base(ChainKind::Nat, Hook::Prerouting, -100));
