@@ -5,10 +5,14 @@
 
 pub mod events;
 pub mod kinds;
+pub mod names;
 pub mod object;
 pub mod objects;
+pub mod patch;
 pub mod schema;
+pub mod selector;
 pub mod status;
+pub mod time;
 
 pub use events::{Change, Event, Write};
 pub use kinds::{Kind, Kinds};
