@@ -42,6 +42,14 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The kernel offers no barrier for packets in flight.
+    #[error(
+        "cannot wait for packets in flight (membarrier); a kernel with CONFIG_MEMBARRIER and without `nohz_full` is needed"
+    )]
+    Membarrier {
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The kernel refused a request; of a transaction nothing has taken effect.
     #[error("the kernel refused a request ({protocol:?}{}){}", which(*message), said(words))]
     NetlinkRefused {
