@@ -13,6 +13,7 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod time;
+pub mod yaml;
 
 pub use events::{Change, Event, Write};
 pub use kinds::{Kind, Kinds};
