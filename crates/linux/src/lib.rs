@@ -10,6 +10,7 @@ pub mod netlink;
 pub mod netns;
 pub mod nflog;
 pub mod nft;
+pub mod route;
 pub mod sysctl;
 
 pub use error::Error;
