@@ -1,0 +1,198 @@
+//! Requests about objects: reading and writing them. Not here: watches (`crate::watch`), and what a write means (`crate::write`).
+
+use std::sync::Arc;
+
+use api::patch::{self, PatchType};
+use api::{Key, Kind, Object, Status};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method, Response, StatusCode};
+use serde_json::Value;
+
+use crate::request::Place;
+use crate::route::Ask;
+use crate::server::Inner;
+use crate::store::Work;
+use crate::write::{self, DeleteOptions, Manner, Propagation, Target, UnknownFields};
+use crate::{Body, reply};
+
+mod decode;
+mod held;
+mod list;
+
+pub(crate) use list::Selection;
+
+/// A request about objects, with its place looked up.
+pub(crate) struct Resource {
+    pub(crate) kind: Arc<Kind>,
+    pub(crate) place: Place,
+    pub(crate) ask: Ask,
+}
+
+/// Answers a request about objects.
+pub(crate) async fn answer(inner: &Arc<Inner>, place: Place, ask: Ask) -> Result<Response<Body>, Status> {
+    let kinds = inner.kinds.of(&inner.store.state().objects);
+    let Some(kind) =
+        kinds.by_resource(&place.group, &place.plural).filter(|kind| kind.version(&place.version).is_some())
+    else {
+        return Ok(reply::no_such_path());
+    };
+    let everywhere =
+        place.name.is_none() && matches!(*ask.request.method(), Method::GET | Method::HEAD | Method::DELETE);
+    let fits = if kind.namespaced { place.namespace.is_some() || everywhere } else { place.namespace.is_none() };
+    let part = place.subresource.as_deref();
+    if !fits || part.is_some_and(|part| kind.subresource(&place.version, part).is_none()) {
+        return Ok(reply::no_such_path());
+    }
+    let resource = Resource { kind: Arc::clone(kind), place, ask };
+    resource.answer(inner).await
+}
+
+impl Resource {
+    async fn answer(self, inner: &Arc<Inner>) -> Result<Response<Body>, Status> {
+        let method = self.ask.request.method().clone();
+        let part = self.place.subresource.clone();
+        match (method, self.place.name.is_some(), part.as_deref()) {
+            (Method::GET | Method::HEAD, false, None) if self.kind.stored() => list::list(inner, &self),
+            (Method::GET | Method::HEAD, true, None | Some("status")) => list::get(inner, &self),
+            (Method::POST, false, None) if self.kind.stored() => self.create(inner).await,
+            (Method::PUT, true, None | Some("status" | "finalize")) => self.update(inner).await,
+            (Method::PATCH, true, None | Some("status")) => self.patch(inner).await,
+            (Method::DELETE, true, None) => self.delete(inner).await,
+            (Method::DELETE, false, None) if self.kind.stored() => self.delete_selected(inner).await,
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        self.ask.request.headers()
+    }
+
+    /// The key that the path names; the name is empty if it names none.
+    pub(crate) fn key(&self) -> Key {
+        self.kind.key(self.place.namespace.as_deref(), self.place.name.as_deref().unwrap_or_default())
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        Target {
+            kind: Arc::clone(&self.kind),
+            version: self.place.version.clone(),
+            key: self.key(),
+            subresource: self.place.subresource.clone(),
+        }
+    }
+
+    fn manner(&self, inner: &Inner) -> Result<Manner, Status> {
+        let unknown_fields = match self.ask.query.get("fieldValidation") {
+            None | Some("Warn") => UnknownFields::Warn,
+            Some("Strict") => UnknownFields::Refuse,
+            Some("Ignore") => UnknownFields::Drop,
+            Some(other) => {
+                return Err(Status::bad_request(format!(
+                    "fieldValidation: unsupported value `{other}`; use Strict, Warn or Ignore"
+                )));
+            }
+        };
+        let dry_run = match self.ask.query.get("dryRun") {
+            None => false,
+            Some("All") => true,
+            Some(other) => {
+                return Err(Status::bad_request(format!("dryRun: unsupported value `{other}`; the only one is All")));
+            }
+        };
+        Ok(inner.manner(unknown_fields, dry_run, false))
+    }
+
+    fn body(&self) -> Result<Value, Status> {
+        decode::body(self.headers(), self.ask.request.body())
+    }
+
+    async fn create(&self, inner: &Arc<Inner>) -> Result<Response<Body>, Status> {
+        let (manner, target, object) = (self.manner(inner)?, self.target(), Object::new(self.body()?)?);
+        let work: Work = Box::new(move |stage| write::create(stage, &manner, &target, object));
+        self.write(inner, work).await
+    }
+
+    async fn update(&self, inner: &Arc<Inner>) -> Result<Response<Body>, Status> {
+        let (manner, target, object) = (self.manner(inner)?, self.target(), Object::new(self.body()?)?);
+        let work: Work = Box::new(move |stage| write::update(stage, &manner, &target, object));
+        self.write(inner, work).await
+    }
+
+    async fn patch(&self, inner: &Arc<Inner>) -> Result<Response<Body>, Status> {
+        let media_type = self.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let patch_type = PatchType::of(media_type, &self.kind)?;
+        let (manner, target, patch) = (self.manner(inner)?, self.target(), decode::patch(self.ask.request.body())?);
+        let work: Work =
+            Box::new(move |stage| write::patch(stage, &manner, &target, |old| patch::apply(patch_type, old, &patch)));
+        self.write(inner, work).await
+    }
+
+    async fn delete(&self, inner: &Arc<Inner>) -> Result<Response<Body>, Status> {
+        let (mut manner, target) = (self.manner(inner)?, self.target());
+        let options = self.delete_options(&mut manner)?;
+        let work: Work = Box::new(move |stage| write::delete(stage, &manner, &target, &options));
+        let written = inner.store.submit(work).await?;
+        // What goes slowly is shown as it is now; of what is gone only the fact is told.
+        let shows = self.kind.builtin
+            && matches!(self.kind.plural.as_str(), "pods" | "namespaces")
+            && self.kind.group.is_empty();
+        let value = if written.removed && !shows {
+            Status::deleted(&self.key(), written.object.uid()).to_value()
+        } else {
+            write::shown(&self.target(), &written.object).value().clone()
+        };
+        let mut response = reply::json(StatusCode::OK, &value);
+        held::hold(inner, &mut response, &written).await;
+        Ok(response)
+    }
+
+    async fn delete_selected(&self, inner: &Arc<Inner>) -> Result<Response<Body>, Status> {
+        let (mut manner, target, selection) = (self.manner(inner)?, self.target(), Selection::of(self)?);
+        let options = self.delete_options(&mut manner)?;
+        let work: Work = Box::new(move |stage| write::delete_selected(stage, &manner, &target, &options, &selection));
+        let written = inner.store.submit(work).await?;
+        let mut response = reply::json(StatusCode::OK, written.object.value());
+        held::hold(inner, &mut response, &written).await;
+        Ok(response)
+    }
+
+    /// The options stand in the query, in the body, or in both.
+    fn delete_options(&self, manner: &mut Manner) -> Result<DeleteOptions, Status> {
+        let body = if self.ask.request.body().is_empty() { Value::Null } else { self.body()? };
+        let query = &self.ask.query;
+        let propagation =
+            body.get("propagationPolicy").and_then(Value::as_str).or_else(|| query.get("propagationPolicy"));
+        let orphans =
+            body.get("orphanDependents").and_then(Value::as_bool).unwrap_or_else(|| query.is_on("orphanDependents"));
+        let propagation = match propagation {
+            None if orphans => Propagation::Orphan,
+            None | Some("Background") => Propagation::Background,
+            Some("Foreground") => Propagation::Foreground,
+            Some("Orphan") => Propagation::Orphan,
+            Some(other) => {
+                return Err(Status::bad_request(format!(
+                    "propagationPolicy: unsupported value `{other}`; use Background, Foreground or Orphan"
+                )));
+            }
+        };
+        let asked = query.get("gracePeriodSeconds").and_then(|text| text.parse().ok());
+        let grace_seconds = body.get("gracePeriodSeconds").and_then(Value::as_i64).or(asked);
+        if grace_seconds.is_some_and(|seconds| seconds < 0) {
+            return Err(Status::bad_request("gracePeriodSeconds must not be negative"));
+        }
+        manner.dry_run |= body.get("dryRun").and_then(Value::as_array).is_some_and(|stages| !stages.is_empty());
+        let precondition = |name| body.pointer(&format!("/preconditions/{name}")).and_then(Value::as_str);
+        let revision = precondition("resourceVersion").map(|text| text.parse().unwrap_or(0));
+        Ok(DeleteOptions { grace_seconds, propagation, uid: precondition("uid").map(str::to_owned), revision })
+    }
+
+    /// Makes the write and answers with the object, once the write is settled.
+    async fn write(&self, inner: &Arc<Inner>, work: Work) -> Result<Response<Body>, Status> {
+        let written = inner.store.submit(work).await?;
+        let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+        let object = write::shown(&self.target(), &written.object);
+        let mut response = list::one(self, code, &object);
+        held::hold(inner, &mut response, &written).await;
+        Ok(response)
+    }
+}

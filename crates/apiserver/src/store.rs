@@ -1,0 +1,275 @@
+//! The store: objects in memory, durable on disk before any answer, one sequence of revisions, and a history to watch from.
+//!
+//! One thread writes. It runs the works that wait, one after the other, on its own view; commits what they staged in one
+//! transaction; then shows it to readers and answers. So every work sees all works before it, and no reader sees what is not durable.
+//! Not here: what a create or a delete means (`crate::write`).
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::thread;
+
+use api::{Change, Event, Object, Objects, Status};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::Error;
+
+mod feed;
+mod file;
+mod stage;
+
+pub use feed::{Batch, Feed};
+use file::File;
+pub(crate) use stage::Stage;
+
+/// Events kept for watches that start in the past: what a busy mesh of some hundred pods makes in ten minutes. Older: 410.
+pub(crate) const HISTORY_EVENTS_MAX: usize = 10_000;
+/// Works that may wait for the writer; the next caller waits outside. More than the connections that we accept.
+const WAITING_WORKS_MAX: usize = 1024;
+/// Works that share one transaction: enough that the fsync does not count, few enough that the first need not wait for long.
+const GROUP_WORKS_MAX: usize = 256;
+/// Events that one look at the history copies while it holds the lock.
+const EVENTS_AT_ONCE_MAX: usize = 256;
+
+/// What a work leaves behind.
+#[derive(Debug, Clone)]
+pub(crate) struct Written {
+    /// The object as it is now, or as it was before it went.
+    pub(crate) object: Arc<Object>,
+    /// Whether there was no such object before.
+    pub(crate) created: bool,
+    /// Whether it is gone now.
+    pub(crate) removed: bool,
+    /// What the client should be told besides.
+    pub(crate) warnings: Vec<String>,
+    /// The revision that the answer depends on.
+    pub(crate) revision: u64,
+}
+
+/// A change to the store, run by its writer.
+pub(crate) type Work = Box<dyn FnOnce(&mut Stage<'_>) -> Result<Written, Status> + Send>;
+
+struct Job {
+    work: Work,
+    answer: oneshot::Sender<Result<Written, Status>>,
+}
+
+/// What readers see.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) objects: Objects,
+    pub(crate) revision: u64,
+    history: VecDeque<Event>,
+    /// All events after this revision are in the history.
+    oldest: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: RwLock<State>,
+    revision: watch::Sender<u64>,
+}
+
+/// A handle of the store and the owner of its writer; the file is free again when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Store {
+    shared: Arc<Shared>,
+    jobs: Option<mpsc::Sender<Job>>,
+    writer: Option<thread::JoinHandle<()>>,
+}
+
+impl Store {
+    /// Opens or makes the file and reads all objects.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let (file, objects, revision) = File::open(path)?;
+        let state = State { objects: objects.clone(), revision, history: VecDeque::new(), oldest: revision };
+        let shared = Arc::new(Shared { state: RwLock::new(state), revision: watch::Sender::new(revision) });
+        let (jobs, waiting) = mpsc::channel(WAITING_WORKS_MAX);
+        let writer = Writer { file, objects, revision, shared: Arc::clone(&shared) };
+        let writer = thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || writer.run(waiting))
+            .map_err(|source| Error::StartWriter { source })?;
+        Ok(Self { shared, jobs: Some(jobs), writer: Some(writer) })
+    }
+
+    /// Runs a work in the writer; the answer comes when its events are durable and visible.
+    pub(crate) async fn submit(&self, work: Work) -> Result<Written, Status> {
+        let (answer, outcome) = oneshot::channel();
+        let stopped = || Status::unavailable("the store has stopped; start the server again");
+        let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
+        jobs.send(Job { work, answer }).await.map_err(|_| stopped())?;
+        outcome.await.map_err(|_| stopped())?
+    }
+
+    /// The same for callers outside of any runtime, or at start, when the wait is one commit.
+    pub(crate) fn submit_blocking(&self, work: Work) -> Result<Written, Status> {
+        let (answer, outcome) = oneshot::channel();
+        let stopped = || Status::unavailable("the store has stopped; start the server again");
+        let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
+        jobs.try_send(Job { work, answer }).map_err(|_| stopped())?;
+        // A thread of its own, because a runtime does not let its threads wait like this.
+        let waited = thread::scope(|scope| scope.spawn(|| outcome.blocking_recv()).join());
+        waited.map_err(|_| stopped())?.map_err(|_| stopped())?
+    }
+
+    /// The state as of the last commit; to be held for a moment only.
+    pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.shared.state()
+    }
+
+    /// Tells of every commit; closed when the writer has stopped.
+    pub(crate) fn revisions(&self) -> watch::Receiver<u64> {
+        self.shared.revision.subscribe()
+    }
+
+    /// All objects as events, then every event.
+    pub(crate) fn feed(&self) -> Feed {
+        Feed::over(Arc::clone(&self.shared))
+    }
+
+    /// Events of the history, see [`State::events_after`].
+    pub(crate) fn events_after(&self, revision: u64) -> Result<Vec<Event>, Status> {
+        self.state().events_after(revision)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.jobs = None;
+        // A hook may hold the last handle, and hooks run on the writer's own thread.
+        if let Some(writer) = self.writer.take().filter(|writer| writer.thread().id() != thread::current().id())
+            && writer.join().is_err()
+        {
+            tracing::error!("the store's writer ended in a panic");
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        // INVARIANT: the only writer replaces whole values and cannot panic between them, so a poisoned lock still holds a good state.
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The next events after `revision`, oldest first, at most [`EVENTS_AT_ONCE_MAX`]; 410 if the history no longer reaches back so far.
+    pub(crate) fn events_after(&self, revision: u64) -> Result<Vec<Event>, Status> {
+        if revision < self.oldest {
+            return Err(Status::expired(revision, self.oldest));
+        }
+        let first = self.history.partition_point(|event| event.revision <= revision);
+        Ok(self.history.range(first..).take(EVENTS_AT_ONCE_MAX).cloned().collect())
+    }
+
+    fn absorb(&mut self, events: Vec<Event>, revision: u64) {
+        for event in events {
+            self.objects.apply(&event);
+            if self.history.len() == HISTORY_EVENTS_MAX
+                && let Some(gone) = self.history.pop_front()
+            {
+                self.oldest = gone.revision;
+            }
+            self.history.push_back(event);
+        }
+        self.revision = revision;
+    }
+}
+
+struct Writer {
+    file: File,
+    /// The state including what is staged and not yet durable.
+    objects: Objects,
+    revision: u64,
+    shared: Arc<Shared>,
+}
+
+impl Writer {
+    fn run(mut self, mut waiting: mpsc::Receiver<Job>) {
+        while let Some(first) = waiting.blocking_recv() {
+            let before = self.revision;
+            let mut events = Vec::new();
+            let mut answers = vec![self.stage(first, &mut events)];
+            while answers.len() < GROUP_WORKS_MAX
+                && let Ok(job) = waiting.try_recv()
+            {
+                answers.push(self.stage(job, &mut events));
+            }
+            let failure = self.commit(events, before).err();
+            for (answer, outcome) in answers {
+                let outcome = match (&failure, outcome) {
+                    (Some(failure), Ok(_)) => Err(failure.clone()),
+                    (_, outcome) => outcome,
+                };
+                if answer.send(outcome).is_err() {
+                    tracing::debug!("a client left before its write was answered");
+                }
+            }
+        }
+    }
+
+    fn stage(
+        &mut self,
+        job: Job,
+        events: &mut Vec<Event>,
+    ) -> (oneshot::Sender<Result<Written, Status>>, Result<Written, Status>) {
+        let (first, before) = (events.len(), self.revision);
+        let mut stage = Stage::begin(&mut self.objects, &mut self.revision, events);
+        let outcome = catch_unwind(AssertUnwindSafe(|| (job.work)(&mut stage))).unwrap_or_else(|_| {
+            Err(Status::internal("the write ended in a panic, which is a bug; nothing was changed"))
+        });
+        if outcome.is_err() {
+            self.undo(events.split_off(first), before);
+        }
+        (job.answer, outcome)
+    }
+
+    fn commit(&mut self, events: Vec<Event>, before: u64) -> Result<(), Status> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.file.commit(&events, before, self.revision) {
+            tracing::error!(%error, "a write was not made durable and is taken back");
+            self.undo(events, before);
+            return Err(Status::internal(&format!("the write could not be made durable and was taken back: {error}")));
+        }
+        let revision = self.revision;
+        self.shared.state.write().unwrap_or_else(PoisonError::into_inner).absorb(events, revision);
+        self.shared.revision.send_replace(revision);
+        Ok(())
+    }
+
+    fn undo(&mut self, events: Vec<Event>, before: u64) {
+        for Event { revision, key, change } in events.into_iter().rev() {
+            let change = match change {
+                Change::Put { old: None, new } => Change::Deleted { old: new },
+                Change::Put { old: Some(old), .. } | Change::Deleted { old } => Change::Put { old: None, new: old },
+            };
+            self.objects.apply(&Event { revision, key, change });
+        }
+        self.revision = before;
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Watches and feeds hold `shared` and would wait for ever otherwise.
+        self.shared.revision.send_replace(CLOSED);
+    }
+}
+
+/// The value of the revision channel that says that no revision will follow.
+const CLOSED: u64 = u64::MAX;
+
+/// Waits until the store has moved past `revision`; false if it never will.
+pub(crate) async fn moved_past(revisions: &mut watch::Receiver<u64>, revision: u64) -> bool {
+    match revisions.wait_for(|now| *now > revision).await {
+        Ok(now) => *now != CLOSED,
+        Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,39 @@
+//! Making objects.
+
+use std::sync::Arc;
+
+use api::{Object, Status};
+
+use super::{Manner, Target, meta, namespaces, rules};
+use crate::hooks::Operation;
+use crate::store::{Stage, Written};
+
+/// Stores a new object; the target has no name, the object has one or asks for one.
+pub(crate) fn create(
+    stage: &mut Stage<'_>,
+    manner: &Manner,
+    target: &Target,
+    mut object: Object,
+) -> Result<Written, Status> {
+    let mut warnings = Vec::new();
+    meta::fit(target, &mut object)?;
+    rules::check_fields(manner, target, &mut object, &mut warnings)?;
+    meta::birth(&mut object, &target.kind)?;
+    if !manner.system && target.kind.has_status(&target.version) && target.key.plural != "nodes" {
+        object.remove("/status");
+    }
+    let mut object = target.kind.convert(&object, target.kind.storage());
+    let target = Target { key: target.kind.key(target.key.namespace.as_deref(), object.name()), ..target.clone() };
+    namespaces::check_open(stage, &target.key)?;
+    if namespaces::is_namespace(&target.key) {
+        namespaces::birth(&mut object);
+    }
+    if stage.get(&target.key).is_some() {
+        return Err(Status::already_exists(&target.key));
+    }
+    rules::fill_in(&target, None, &mut object);
+    let object = manner.admit(stage, &target, Operation::Create, None, object, &mut warnings)?;
+    rules::check(&target, None, &object)?;
+    let object = if manner.dry_run { Arc::new(object) } else { stage.put(&target.key, object) };
+    Ok(Written { object, created: true, removed: false, warnings, revision: stage.revision() })
+}
