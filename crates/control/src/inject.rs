@@ -4,6 +4,8 @@
 //! texts written for it keep working. Locally both containers are recognised and not run; see ARCHITECTURE.md.
 //! Deliberately not here: the rewriting of HTTP probes (ours are made from inside the pod) and the merging of metrics.
 
+mod edit;
+mod manifest;
 mod pod;
 mod rules;
 mod sidecar;
@@ -12,6 +14,7 @@ mod tests;
 
 use serde_json::Value;
 
+pub use manifest::{Injection, inject_manifest};
 pub use pod::inject_pod;
 pub use rules::{Wish, wish};
 

@@ -24,7 +24,7 @@ pub enum Wish {
 /// `istio-injection` on the namespace with any word but `enabled` switches all off; the pod's label beats its annotation of the same name; only the
 /// literal words `true` and `false` count.
 pub fn wish(namespace: &str, namespace_labels: &Value, pod: &Value) -> Wish {
-    if SYSTEM_NAMESPACES.contains(&namespace) {
+    if is_system(namespace) {
         return Wish::Leave(Skip::SystemNamespace);
     }
     if says_no(pod) {
@@ -42,6 +42,11 @@ pub fn wish(namespace: &str, namespace_labels: &Value, pod: &Value) -> Wish {
             (None, false) => Wish::Leave(Skip::NotAsked),
         },
     }
+}
+
+/// Whether a namespace belongs to the system.
+pub(super) fn is_system(namespace: &str) -> bool {
+    SYSTEM_NAMESPACES.contains(&namespace)
 }
 
 /// Whether a pod refuses injection.

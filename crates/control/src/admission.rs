@@ -1,0 +1,219 @@
+//! What is looked at before an object is stored: pods are injected, policies are read by the very parser that will enforce them.
+//!
+//! A refusal is a Kubernetes `Status`; what Istio accepts in silence and an author should know is a warning that kubectl prints.
+//! Nothing but the objects, the write and the settings is looked at, and nothing is stored here.
+
+mod nearest;
+mod pods;
+mod references;
+mod size;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use api::status::Cause;
+use api::{Key, Object, Objects, Status};
+use policy::finding::{Finding, Severity};
+use serde_json::Value;
+
+use crate::finding::{Code, Remark};
+use crate::inject;
+use crate::mesh_config;
+use crate::translate::{AUTHORIZATION_POLICIES, PEER_AUTHENTICATIONS, SECURITY_GROUP, Translator};
+
+/// kubectl cuts longer warnings off; what matters comes first anyway.
+const WARNING_LENGTH_MAX: usize = 256;
+/// More warnings than this are not read; the last one says how many there are.
+const WARNINGS_MAX: usize = 16;
+
+/// A write that is about to be stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// What is to happen.
+    pub operation: Operation,
+    /// To which object.
+    pub key: &'a Key,
+    /// The part that is written, such as `status`; none for the object itself.
+    pub subresource: Option<&'a str>,
+    /// The object as stored; none for a create.
+    pub old: Option<&'a Object>,
+    /// The object as it would be stored; none for a delete.
+    pub new: Option<&'a Object>,
+    /// Everything that is stored.
+    pub objects: &'a Objects,
+}
+
+/// The kind of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// A new object.
+    Create,
+    /// A changed object.
+    Update,
+    /// An object that goes.
+    Delete,
+}
+
+/// The answer; the default lets the write pass as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Admitted {
+    /// What to store instead.
+    pub object: Option<Object>,
+    /// What the client should be told, each one line.
+    pub warnings: Vec<String>,
+    /// Why the write must not be.
+    pub refusal: Option<Status>,
+}
+
+impl Admitted {
+    fn refused(status: Status) -> Self {
+        Self { refusal: Some(status), ..Self::default() }
+    }
+
+    fn warned(remarks: &[Remark]) -> Self {
+        Self { warnings: remarks.iter().map(ToString::to_string).collect(), ..Self::default() }
+    }
+}
+
+/// Looks at writes; keeps what it has parsed between them.
+#[derive(Debug, Default)]
+pub struct Gate {
+    translator: Translator,
+    injection: inject::Options,
+}
+
+impl Gate {
+    /// One that has parsed nothing yet.
+    pub fn new(translator: Translator, injection: inject::Options) -> Self {
+        Self { translator, injection }
+    }
+
+    /// Whether the write may be, and what the client should know.
+    pub fn admit(&mut self, request: &Request<'_>) -> Admitted {
+        let Some(new) = request.new else { return Admitted::default() };
+        // Parts such as the status are written by those who report, and no meaning depends on them.
+        if request.operation == Operation::Delete || request.subresource.is_some() {
+            return Admitted::default();
+        }
+        let mut admitted = match (request.key.group.as_str(), request.key.plural.as_str()) {
+            ("", "pods") => pods::admit(request, new, &self.injection),
+            ("", "configmaps") => settings(request, new),
+            (SECURITY_GROUP, AUTHORIZATION_POLICIES) => self.authorization_policy(request, new),
+            (SECURITY_GROUP, PEER_AUTHENTICATIONS) => self.peer_authentication(request, new),
+            (group, _) if group == "istio.io" || group.ends_with(".istio.io") => other_istio_kind(request, new),
+            _ => Admitted::default(),
+        };
+        admitted.warnings = shorten(admitted.warnings);
+        admitted
+    }
+
+    fn authorization_policy(&mut self, request: &Request<'_>, new: &Object) -> Admitted {
+        let mut mesh = self.translator.mesh(request.objects);
+        let parsed = policy::parse::authorization_policy(new.value(), &mesh.settings);
+        if let Some(status) = refusal(request, new, &parsed.findings) {
+            return Admitted::refused(status);
+        }
+        let mut remarks: Vec<Remark> = parsed.findings.iter().map(Remark::from).collect();
+        if let Some(policy) = parsed.value {
+            remarks.extend(references::authorization_policy(&policy, &mesh, request.objects));
+            let policy = std::sync::Arc::new(policy);
+            mesh.policies.retain(|other| other.id != policy.id);
+            mesh.policies.push(std::sync::Arc::clone(&policy));
+            if let Some(status) = size::refusal(request, mesh, &policy) {
+                return Admitted::refused(status);
+            }
+        }
+        self.strictly(request, new, remarks)
+    }
+
+    fn peer_authentication(&mut self, request: &Request<'_>, new: &Object) -> Admitted {
+        let mesh = self.translator.mesh(request.objects);
+        let parsed = policy::parse::peer_authentication(new.value(), &mesh.settings);
+        if let Some(status) = refusal(request, new, &parsed.findings) {
+            return Admitted::refused(status);
+        }
+        let mut remarks: Vec<Remark> = parsed.findings.iter().map(Remark::from).collect();
+        if let Some(policy) = parsed.value {
+            remarks.extend(references::peer_authentication(&policy, &mesh, request.objects));
+        }
+        self.strictly(request, new, remarks)
+    }
+
+    /// With `strict: true` in the mesh settings, Tidegate's own warnings about mistakes refuse the write.
+    fn strictly(&self, request: &Request<'_>, new: &Object, remarks: Vec<Remark>) -> Admitted {
+        let mistakes: Vec<&Remark> = remarks.iter().filter(|remark| remark.mistake).collect();
+        if !self.translator.config().strict || mistakes.is_empty() {
+            return Admitted::warned(&remarks);
+        }
+        let causes = mistakes
+            .into_iter()
+            .map(|remark| Cause::forbidden(&remark.path, &format!("{}: {} (`strict` is on)", remark.code, remark.message)))
+            .collect();
+        Admitted::refused(Status::invalid(&request.key.group, new.kind(), new.name(), causes))
+    }
+}
+
+/// The refusal that findings amount to: 422 with a cause for each, the check's word in brackets.
+fn refusal(request: &Request<'_>, new: &Object, findings: &[Finding]) -> Option<Status> {
+    let causes: Vec<Cause> = findings.iter().filter(|finding| finding.refuses()).map(|finding| cause(finding, new.value())).collect();
+    (!causes.is_empty()).then(|| Status::invalid(&request.key.group, new.kind(), new.name(), causes))
+}
+
+fn cause(finding: &Finding, document: &Value) -> Cause {
+    let path = finding.path.to_string();
+    let detail = format!("{} ({})", finding.message, finding.code.word());
+    match document.pointer(&finding.path.pointer()) {
+        // Whole lists and mappings say nothing in a message that names the field anyway.
+        Some(value) if !value.is_object() && !value.is_array() => Cause::invalid(&path, value, &detail),
+        Some(_) => Cause::field("FieldValueInvalid", format!("Invalid value: {detail}"), &path),
+        None if finding.code.severity() == Severity::Schema => Cause::required(&path, &detail),
+        None => Cause::field("FieldValueInvalid", format!("Invalid value: {detail}"), &path),
+    }
+}
+
+/// The ConfigMap with the settings of the mesh: a value that cannot be read is refused, a key without effect is told.
+fn settings(request: &Request<'_>, new: &Object) -> Admitted {
+    if request.key.namespace.as_deref() != Some(mesh_config::NAMESPACE) || request.key.name != mesh_config::NAME {
+        return Admitted::default();
+    }
+    let config = mesh_config::of_config_map(new.value());
+    let bad: Vec<Cause> = config
+        .findings
+        .iter()
+        .filter(|finding| finding.bad)
+        .map(|finding| Cause::field("FieldValueInvalid", format!("Invalid value: {}: {}", finding.path, finding.message), "data.mesh"))
+        .collect();
+    if !bad.is_empty() {
+        return Admitted::refused(Status::invalid("", new.kind(), new.name(), bad));
+    }
+    let remark = |finding: &mesh_config::ConfigFinding| Remark::new(Code::SettingIgnored, &finding.path, finding.message.clone());
+    Admitted::warned(&config.findings.iter().map(remark).collect::<Vec<_>>())
+}
+
+/// Kinds of Istio that are stored so that manifests apply, and do nothing here.
+fn other_istio_kind(request: &Request<'_>, new: &Object) -> Admitted {
+    if let Some(finding) = policy::parse::dry_run_on_other_kind(new.value()) {
+        // S-18: the annotation is refused on every kind but AuthorizationPolicy.
+        return Admitted::refused(Status::invalid(&request.key.group, new.kind(), new.name(), vec![cause(&finding, new.value())]));
+    }
+    Admitted::warned(&[Remark::new(Code::KindWithoutEffect, "", words::without_effect(new.kind()))])
+}
+
+fn shorten(mut warnings: Vec<String>) -> Vec<String> {
+    let all = warnings.len();
+    if all > WARNINGS_MAX {
+        warnings.truncate(WARNINGS_MAX - 1);
+        warnings.push(format!("and {} more", all - warnings.len()));
+    }
+    for warning in &mut warnings {
+        if warning.len() > WARNING_LENGTH_MAX {
+            let cut = warning.floor_char_boundary(WARNING_LENGTH_MAX - "...".len());
+            warning.truncate(cut);
+            warning.push_str("...");
+        }
+        if warning.contains(['\n', '\r']) {
+            *warning = warning.replace(['\n', '\r'], " ");
+        }
+    }
+    warnings
+}

@@ -1,0 +1,18 @@
+//! What kinds of Istio that Tidegate stores and does not act upon would have done.
+
+/// What to tell who applies such a kind.
+pub(super) fn without_effect(kind: &str) -> String {
+    let effect = match kind {
+        "VirtualService" => "traffic is not routed, split, retried or delayed by it",
+        "DestinationRule" => "no subset, load balancing, connection pool or TLS setting of it is used",
+        "Gateway" => "no port is opened by it",
+        "ServiceEntry" => "no host is added by it, and pods have no way out to other networks",
+        "Sidecar" => "it narrows nothing: policies alone decide who may connect",
+        "WorkloadEntry" | "WorkloadGroup" => "only pods of this mesh are workloads",
+        "EnvoyFilter" | "ProxyConfig" | "WasmPlugin" => "there is no Envoy to configure",
+        "RequestAuthentication" => "tokens of HTTP requests are not looked at, so it refuses nothing",
+        "Telemetry" => "records and logs are the same with and without it",
+        _ => "nothing reads it",
+    };
+    format!("{kind} is stored and has no effect: {effect}")
+}

@@ -1,0 +1,116 @@
+//! Additions to a YAML text: what stands there stays, byte for byte, comments included.
+//!
+//! Only additions in block style are known here. Whatever else would have to change is left to the caller, who prints the
+//! document anew; and who checks, in any case, that the text reads as the value it should have.
+
+use api::yaml::{Children, Node, print};
+use serde_json::{Map, Value};
+
+/// Text that goes in at a place.
+struct Insertion {
+    at: usize,
+    text: String,
+}
+
+/// The part `range` of `text`, changed so that it says `new` instead of `old`; none if that takes more than additions.
+pub(super) fn add(text: &str, range: std::ops::Range<usize>, root: &Node, old: &Value, new: &Value) -> Option<String> {
+    let mut insertions = Vec::new();
+    compare(text, root, old, new, &mut insertions)?;
+    // Stable, so that at one place the inner addition stays before the outer one.
+    insertions.sort_by_key(|insertion| insertion.at);
+    let mut out = String::new();
+    let mut from = range.start;
+    for insertion in insertions {
+        out.push_str(text.get(from..insertion.at)?);
+        if !out.is_empty() && !out.ends_with('\n') {
+            out.push('\n');
+        }
+        out.push_str(&insertion.text);
+        from = insertion.at;
+    }
+    out.push_str(text.get(from..range.end)?);
+    Some(out)
+}
+
+fn compare(text: &str, node: &Node, old: &Value, new: &Value, insertions: &mut Vec<Insertion>) -> Option<()> {
+    if old == new {
+        return Some(());
+    }
+    if node.flow {
+        return None;
+    }
+    match (old, new, &node.children) {
+        (Value::Object(old), Value::Object(new), Children::Fields(_)) => fields(text, node, old, new, insertions),
+        (Value::Array(old), Value::Array(new), Children::Items(items)) if old.len() == new.len() => {
+            for ((node, old), new) in items.iter().zip(old).zip(new) {
+                compare(text, node, old, new, insertions)?;
+            }
+            (items.len() == old.len()).then_some(())
+        }
+        (Value::Array(old), Value::Array(new), Children::Items(_)) => items(text, node, old, new, insertions),
+        _ => None,
+    }
+}
+
+fn fields(
+    text: &str,
+    node: &Node,
+    old: &Map<String, Value>,
+    new: &Map<String, Value>,
+    insertions: &mut Vec<Insertion>,
+) -> Option<()> {
+    for (key, before) in old {
+        let after = new.get(key)?;
+        if before != after {
+            compare(text, &node.field(key)?.node, before, after, insertions)?;
+        }
+    }
+    let added: Map<String, Value> =
+        new.iter().filter(|(key, _)| !old.contains_key(*key)).map(|(key, value)| (key.clone(), value.clone())).collect();
+    if !added.is_empty() {
+        insertions.push(Insertion { at: after(text, node)?, text: indented(&Value::Object(added), node) });
+    }
+    Some(())
+}
+
+fn items(text: &str, node: &Node, old: &[Value], new: &[Value], insertions: &mut Vec<Insertion>) -> Option<()> {
+    let more = new.len().checked_sub(old.len())?;
+    let start = (0..=more).find(|start| new.get(*start..start + old.len()) == Some(old))?;
+    let (front, back) = (new.get(..start)?, new.get(start + old.len()..)?);
+    if !front.is_empty() {
+        insertions.push(Insertion { at: before(text, node)?, text: indented(&Value::Array(front.to_vec()), node) });
+    }
+    if !back.is_empty() {
+        insertions.push(Insertion { at: after(text, node)?, text: indented(&Value::Array(back.to_vec()), node) });
+    }
+    Some(())
+}
+
+/// The start of the line on which a node starts, if nothing else stands before it there.
+fn before(text: &str, node: &Node) -> Option<usize> {
+    let line = text.get(..node.span.bytes.start)?.rfind('\n').map_or(0, |at| at + 1);
+    text.get(line..node.span.bytes.start)?.bytes().all(|byte| byte == b' ').then_some(line)
+}
+
+/// The end of the line on which a node ends, its line feed included.
+fn after(text: &str, node: &Node) -> Option<usize> {
+    let end = node.span.bytes.end;
+    if text.get(..end)?.ends_with('\n') {
+        return Some(end);
+    }
+    Some(text.get(end..)?.find('\n').map_or(text.len(), |at| end + at + 1))
+}
+
+/// A value printed at the column of a node.
+fn indented(value: &Value, node: &Node) -> String {
+    let column = node.span.column.saturating_sub(1);
+    let mut out = String::new();
+    for line in print(value).lines() {
+        if !line.is_empty() {
+            out.extend(std::iter::repeat_n(' ', column));
+            out.push_str(line);
+        }
+        out.push('\n');
+    }
+    out
+}

@@ -1,0 +1,192 @@
+//! What came of each policy, written into its status: conditions `Accepted` and `Enforced`.
+//!
+//! The only arrow back from enforcement, and it is an object write. It converges: where nothing changed, nothing is written.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use api::{Key, Object, Objects, Write};
+use policy::finding::{Code, Finding};
+use policy::spec::{Action, AuthorizationPolicy, PeerAuthentication, Scope};
+use policy::{Labels, Mesh, Profile, Workload, WorkloadId};
+use serde_json::{Value, json};
+
+use crate::translate::{AUTHORIZATION_POLICIES, PEER_AUTHENTICATIONS, SECURITY_GROUP, Translator};
+
+/// The longest error that is repeated in a status.
+const ERROR_LENGTH_MAX: usize = 200;
+
+/// What the data plane reports.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The generation of the snapshot that holds everything in the objects at hand.
+    pub generation: u64,
+    /// For each workload with a table, how far it is.
+    pub workloads: BTreeMap<WorkloadId, Progress>,
+}
+
+/// How far one workload is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// This generation is in force.
+    Enforces(u64),
+    /// Its table could not be made or loaded, and refuses everything.
+    Failed(String),
+}
+
+/// One condition, but for the times.
+struct Condition {
+    kind: &'static str,
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+/// The writes that bring the status of every policy up to date. `mesh` is what `translator` made of the same objects; `now` is
+/// RFC 3339 in UTC.
+pub fn reconcile_status(objects: &Objects, translator: &Translator, mesh: &Mesh, report: &Report, now: &str) -> Vec<Write> {
+    let authorizations: BTreeMap<_, _> =
+        mesh.policies.iter().map(|policy| ((policy.id.namespace.as_str(), policy.id.name.as_str()), policy.as_ref())).collect();
+    let authentications: BTreeMap<_, _> =
+        mesh.peer_authentications.iter().map(|policy| ((policy.id.namespace.as_str(), policy.id.name.as_str()), policy.as_ref())).collect();
+    let mut writes = Vec::new();
+    for (plural, object) in [AUTHORIZATION_POLICIES, PEER_AUTHENTICATIONS]
+        .into_iter()
+        .flat_map(|plural| objects.list(SECURITY_GROUP, plural).map(move |object| (plural, object)))
+        .filter(|(_, object)| !object.is_deleting())
+    {
+        let namespace = object.namespace().unwrap_or_default();
+        let key = Key::namespaced(SECURITY_GROUP, plural, namespace, object.name());
+        let findings = translator.findings_of(&key);
+        let id = (namespace, object.name());
+        let enforced = if plural == AUTHORIZATION_POLICIES {
+            authorizations.get(&id).map(|policy| authorization(policy, findings, mesh, report))
+        } else {
+            authentications.get(&id).map(|policy| authentication(policy, findings, mesh, report))
+        };
+        let accepted = accepted(findings);
+        let enforced = match enforced {
+            Some(condition) if accepted.holds => condition,
+            _ => not_enforced("Invalid", "what is written cannot be read as it stands".to_owned()),
+        };
+        writes.extend(write(key, object, &[accepted, enforced], now));
+    }
+    writes
+}
+
+fn accepted(findings: &[Finding]) -> Condition {
+    match findings.iter().find(|finding| finding.refuses()) {
+        None => Condition { kind: "Accepted", holds: true, reason: "Accepted", message: String::new() },
+        Some(finding) => Condition { kind: "Accepted", holds: false, reason: "Invalid", message: finding.to_string() },
+    }
+}
+
+fn authorization(policy: &AuthorizationPolicy, findings: &[Finding], mesh: &Mesh, report: &Report) -> Condition {
+    let found = |code: Code| findings.iter().any(|finding| finding.code == code);
+    if policy.trial {
+        return not_enforced("Trial", "dry run: stored, nothing is enforced".to_owned());
+    }
+    let selector = match &policy.scope {
+        Scope::Targets => {
+            return not_enforced("NeedsProxyPath", "it applies to gateways and waypoints only, and there is none".to_owned());
+        }
+        Scope::All => None,
+        // S-27
+        Scope::Labels(labels) if labels.is_empty() && mesh.settings.profile == Profile::Ambient => {
+            return not_enforced("NothingSelected", "a selector without labels selects nothing in the ambient profile".to_owned());
+        }
+        Scope::Labels(labels) => Some(labels),
+    };
+    match policy.action {
+        Action::Audit => return not_enforced("UnsupportedValue", "AUDIT is not built yet: nothing is marked, and no verdict changes".to_owned()),
+        // S-35
+        Action::Custom if mesh.settings.profile == Profile::Ambient => {
+            return not_enforced("UnsupportedValue", "the ambient profile does not apply CUSTOM".to_owned());
+        }
+        _ => {}
+    }
+    if policy.action == Action::Custom || found(Code::NeedsProxyPath) {
+        return not_enforced("NeedsProxyPath", "it needs the bytes of a connection: connections it could concern are refused".to_owned());
+    }
+    counted(&policy.id.namespace, selector, mesh, report)
+}
+
+fn authentication(policy: &PeerAuthentication, findings: &[Finding], mesh: &Mesh, report: &Report) -> Condition {
+    if findings.iter().any(|finding| finding.code == Code::RootSelectorIgnored) {
+        return not_enforced("Ignored", "a policy with labels in the root namespace is ignored".to_owned());
+    }
+    let selector = Some(&policy.selector).filter(|labels| !labels.is_empty());
+    counted(&policy.id.namespace, selector, mesh, report)
+}
+
+/// How many of the selected workloads enforce the present generation.
+fn counted(namespace: &str, selector: Option<&Labels>, mesh: &Mesh, report: &Report) -> Condition {
+    let selected: Vec<&Workload> = mesh.workloads.iter().filter(|workload| selects(namespace, selector, workload, mesh)).collect();
+    let members: Vec<&Workload> = selected.iter().copied().filter(|workload| workload.in_mesh).collect();
+    let outside = selected.len() - members.len();
+    let enforcing = members
+        .iter()
+        .filter(|workload| matches!(report.workloads.get(&workload.id), Some(Progress::Enforces(at)) if *at >= report.generation))
+        .count();
+    let count = format!("{enforcing}/{} proxies", members.len());
+    let failed = members.iter().find_map(|workload| match report.workloads.get(&workload.id) {
+        Some(Progress::Failed(error)) => Some(format!("{}: {error}", workload.id)),
+        _ => None,
+    });
+    if let Some(mut error) = failed {
+        error.truncate(error.floor_char_boundary(ERROR_LENGTH_MAX));
+        return not_enforced("Failed", format!("{count}; {error}"));
+    }
+    if enforcing < members.len() {
+        return not_enforced("Pending", count);
+    }
+    let (reason, message) = match (members.len(), outside) {
+        (0, 0) => ("NothingSelected", format!("{count}: it selects no pod")),
+        (0, _) => return not_enforced("NotInMesh", format!("{count}: no pod that it selects is in the mesh")),
+        (_, 0) => ("Enforced", count),
+        (_, 1) => ("Enforced", format!("{count}; 1 selected pod is not in the mesh")),
+        (_, many) => ("Enforced", format!("{count}; {many} selected pods are not in the mesh")),
+    };
+    Condition { kind: "Enforced", holds: true, reason, message }
+}
+
+/// S-24, S-26.
+fn selects(namespace: &str, selector: Option<&Labels>, workload: &Workload, mesh: &Mesh) -> bool {
+    let in_scope = namespace == mesh.settings.root_namespace || namespace == workload.id.namespace;
+    in_scope && selector.is_none_or(|labels| labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value)))
+}
+
+fn not_enforced(reason: &'static str, message: String) -> Condition {
+    Condition { kind: "Enforced", holds: false, reason, message }
+}
+
+/// The write that puts the conditions in place of those of the same type; none if they are there already.
+fn write(key: Key, object: &Object, conditions: &[Condition], now: &str) -> Option<Write> {
+    let before = object.items_at("/status/conditions");
+    let ours: Vec<Value> = conditions.iter().map(|condition| render(condition, before, object.generation(), now)).collect();
+    if ours.iter().all(|condition| before.contains(condition)) {
+        return None;
+    }
+    let is_ours = |value: &&Value| conditions.iter().any(|condition| value.get("type").and_then(Value::as_str) == Some(condition.kind));
+    let all: Vec<Value> = before.iter().filter(|value| !is_ours(value)).cloned().chain(ours).collect();
+    Some(Write::PatchStatus { key, patch: json!({ "status": { "conditions": all } }) })
+}
+
+fn render(condition: &Condition, before: &[Value], generation: i64, now: &str) -> Value {
+    let status = if condition.holds { "True" } else { "False" };
+    let field = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+    let same = before.iter().find(|value| {
+        field(value, "type").as_deref() == Some(condition.kind) && field(value, "status").as_deref() == Some(status)
+    });
+    let since = same.and_then(|value| field(value, "lastTransitionTime")).unwrap_or_else(|| now.to_owned());
+    json!({
+        "type": condition.kind,
+        "status": status,
+        "observedGeneration": generation,
+        "lastTransitionTime": since,
+        "reason": condition.reason,
+        "message": condition.message,
+    })
+}

@@ -1,0 +1,227 @@
+//! From objects to the ground state of the policy core: the only place that knows both.
+//!
+//! Parsed policies are kept by uid and resource version, and stay the same `Arc` while they mean the same, so that the
+//! compiler can tell what did not change. Nothing is decided here.
+
+mod services;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use api::{Key, Object, Objects};
+use policy::finding::Finding;
+use policy::spec::{AuthorizationPolicy, PeerAuthentication};
+use policy::{Mesh, Settings, Workload, WorkloadId};
+use serde_json::Value;
+
+use crate::inject;
+use crate::mesh_config::{self, MeshConfig};
+
+/// The API group of policies.
+pub const SECURITY_GROUP: &str = "security.istio.io";
+/// Plural of AuthorizationPolicy.
+pub const AUTHORIZATION_POLICIES: &str = "authorizationpolicies";
+/// Plural of PeerAuthentication.
+pub const PEER_AUTHENTICATIONS: &str = "peerauthentications";
+/// The account of a pod that names none.
+const DEFAULT_SERVICE_ACCOUNT: &str = "default";
+
+/// Further addresses under which a pod opens connections, given one of its own: the local mesh gives a pod that reaches itself
+/// through a service another source address, which must carry the same identity.
+pub type Aliases = Arc<dyn Fn(IpAddr) -> Vec<IpAddr> + Send + Sync>;
+
+/// Translates, and remembers what it has parsed.
+pub struct Translator {
+    aliases: Aliases,
+    config: MeshConfig,
+    authorizations: BTreeMap<Key, Cached<AuthorizationPolicy>>,
+    authentications: BTreeMap<Key, Cached<PeerAuthentication>>,
+    shared_addresses: BTreeSet<IpAddr>,
+}
+
+/// One policy, parsed.
+struct Cached<T> {
+    uid: String,
+    revision: u64,
+    value: Option<Arc<T>>,
+    findings: Vec<Finding>,
+}
+
+impl std::fmt::Debug for Translator {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Translator").field("config", &self.config).field("policies", &self.authorizations.len()).finish_non_exhaustive()
+    }
+}
+
+impl Default for Translator {
+    fn default() -> Self {
+        Self::new(Arc::new(|_| Vec::new()))
+    }
+}
+
+impl Translator {
+    /// One that has parsed nothing yet.
+    pub fn new(aliases: Aliases) -> Self {
+        Self {
+            aliases,
+            config: MeshConfig::default(),
+            authorizations: BTreeMap::new(),
+            authentications: BTreeMap::new(),
+            shared_addresses: BTreeSet::new(),
+        }
+    }
+
+    /// The mesh that these objects describe.
+    pub fn mesh(&mut self, objects: &Objects) -> Mesh {
+        let config = mesh_config::of(objects);
+        if config.settings != self.config.settings {
+            // What a document means depends on the settings.
+            self.authorizations.clear();
+            self.authentications.clear();
+        }
+        self.config = config;
+        let settings = self.config.settings.clone();
+        let policies = refresh(&mut self.authorizations, objects, AUTHORIZATION_POLICIES, |document| {
+            policy::parse::authorization_policy(document, &settings)
+        });
+        let peer_authentications = refresh(&mut self.authentications, objects, PEER_AUTHENTICATIONS, |document| {
+            policy::parse::peer_authentication(document, &settings)
+        });
+        let workloads = self.workloads(objects);
+        Mesh {
+            services: services::of(objects),
+            namespaces: objects.list("", "namespaces").map(|namespace| namespace.name().to_owned()).collect(),
+            workloads,
+            policies,
+            peer_authentications,
+            settings,
+        }
+    }
+
+    /// The settings of the mesh last translated.
+    pub fn config(&self) -> &MeshConfig {
+        &self.config
+    }
+
+    /// What parsing found in each policy of the mesh last translated.
+    pub fn findings(&self) -> impl Iterator<Item = (&Key, &[Finding])> {
+        let one = self.authorizations.iter().map(|(key, cached)| (key, cached.findings.as_slice()));
+        let other = self.authentications.iter().map(|(key, cached)| (key, cached.findings.as_slice()));
+        one.chain(other)
+    }
+
+    /// What parsing found in one policy.
+    pub fn findings_of(&self, key: &Key) -> &[Finding] {
+        let authorization = self.authorizations.get(key).map(|cached| cached.findings.as_slice());
+        authorization.or_else(|| self.authentications.get(key).map(|cached| cached.findings.as_slice())).unwrap_or_default()
+    }
+
+    /// Addresses that several pods claim at once. None of these pods has them: whose traffic it is cannot be told.
+    pub fn shared_addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.shared_addresses
+    }
+
+    fn workloads(&mut self, objects: &Objects) -> Vec<Workload> {
+        let mut workloads: Vec<Workload> = objects.list("", "pods").filter_map(|pod| workload(pod, &self.aliases)).collect();
+        let mut seen = BTreeSet::new();
+        self.shared_addresses =
+            workloads.iter().flat_map(|workload| &workload.addresses).copied().filter(|address| !seen.insert(*address)).collect();
+        if !self.shared_addresses.is_empty() {
+            for workload in &mut workloads {
+                workload.addresses.retain(|address| !self.shared_addresses.contains(address));
+            }
+        }
+        workloads
+    }
+}
+
+/// The workload that a pod is; none before it has an address and after its end.
+pub fn workload(pod: &Object, aliases: &Aliases) -> Option<Workload> {
+    if matches!(pod.str_at("/status/phase"), "Failed" | "Succeeded") {
+        return None;
+    }
+    let own = addresses(pod);
+    if own.is_empty() {
+        return None;
+    }
+    let mut all = own.clone();
+    for alias in own.iter().flat_map(|address| aliases(*address)) {
+        if !all.contains(&alias) {
+            all.push(alias);
+        }
+    }
+    Some(Workload {
+        id: WorkloadId::new(pod.namespace().unwrap_or_default(), pod.name()),
+        labels: labels(pod.at("/metadata/labels")),
+        service_account: service_account(pod).to_owned(),
+        addresses: all,
+        in_mesh: inject::is_injected(pod.value()),
+    })
+}
+
+/// The service account a pod runs as.
+pub fn service_account(pod: &Object) -> &str {
+    match pod.str_at("/spec/serviceAccountName") {
+        "" => match pod.str_at("/spec/serviceAccount") {
+            "" => DEFAULT_SERVICE_ACCOUNT,
+            older => older,
+        },
+        name => name,
+    }
+}
+
+/// The pod's own addresses, the first one first.
+fn addresses(pod: &Object) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    let listed = pod.items_at("/status/podIPs").iter().filter_map(|entry| entry.get("ip")?.as_str());
+    for text in std::iter::once(pod.str_at("/status/podIP")).chain(listed) {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            let address = address.to_canonical();
+            if !found.contains(&address) {
+                found.push(address);
+            }
+        }
+    }
+    found
+}
+
+/// The pairs of a mapping of strings.
+pub(crate) fn labels(value: &Value) -> policy::Labels {
+    let pairs = value.as_object().into_iter().flatten();
+    pairs.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+/// Brings a cache up to date with the objects of one kind, and gives what it then holds.
+fn refresh<T: PartialEq>(
+    cache: &mut BTreeMap<Key, Cached<T>>,
+    objects: &Objects,
+    plural: &str,
+    parse: impl Fn(&Value) -> policy::finding::Parsed<T>,
+) -> Vec<Arc<T>> {
+    let mut before = std::mem::take(cache);
+    let mut all = Vec::new();
+    for object in objects.list(SECURITY_GROUP, plural) {
+        let key = Key::namespaced(SECURITY_GROUP, plural, object.namespace().unwrap_or_default(), object.name());
+        let (uid, revision) = (object.uid(), object.revision());
+        let known = before.remove(&key);
+        let cached = match known {
+            Some(known) if known.uid == uid && known.revision == revision => known,
+            known => {
+                let parsed = parse(object.value());
+                let earlier = known.and_then(|known| known.value);
+                let value = parsed.value.map(|value| match earlier {
+                    // A write to its status changes the version of a policy and not its meaning.
+                    Some(same) if *same == value => same,
+                    _ => Arc::new(value),
+                });
+                Cached { uid: uid.to_owned(), revision, value, findings: parsed.findings }
+            }
+        };
+        all.extend(cached.value.clone());
+        cache.insert(key, cached);
+    }
+    all
+}
