@@ -65,10 +65,16 @@ fn fields(
             compare(text, &node.field(key)?.node, before, after, insertions)?;
         }
     }
-    let added: Map<String, Value> =
-        new.iter().filter(|(key, _)| !old.contains_key(*key)).map(|(key, value)| (key.clone(), value.clone())).collect();
+    let added: Map<String, Value> = new
+        .iter()
+        .filter(|(key, _)| !old.contains_key(*key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
     if !added.is_empty() {
-        insertions.push(Insertion { at: after(text, node)?, text: indented(&Value::Object(added), node) });
+        insertions.push(Insertion {
+            at: after(text, node)?,
+            text: indented(&Value::Object(added), node.span.column.saturating_sub(1)),
+        });
     }
     Some(())
 }
@@ -77,19 +83,21 @@ fn items(text: &str, node: &Node, old: &[Value], new: &[Value], insertions: &mut
     let more = new.len().checked_sub(old.len())?;
     let start = (0..=more).find(|start| new.get(*start..start + old.len()) == Some(old))?;
     let (front, back) = (new.get(..start)?, new.get(start + old.len()..)?);
+    let (line, column) = dash(text, node.items().first()?)?;
     if !front.is_empty() {
-        insertions.push(Insertion { at: before(text, node)?, text: indented(&Value::Array(front.to_vec()), node) });
+        insertions.push(Insertion { at: line, text: indented(&Value::Array(front.to_vec()), column) });
     }
     if !back.is_empty() {
-        insertions.push(Insertion { at: after(text, node)?, text: indented(&Value::Array(back.to_vec()), node) });
+        insertions.push(Insertion { at: after(text, node)?, text: indented(&Value::Array(back.to_vec()), column) });
     }
     Some(())
 }
 
-/// The start of the line on which a node starts, if nothing else stands before it there.
-fn before(text: &str, node: &Node) -> Option<usize> {
-    let line = text.get(..node.span.bytes.start)?.rfind('\n').map_or(0, |at| at + 1);
-    text.get(line..node.span.bytes.start)?.bytes().all(|byte| byte == b' ').then_some(line)
+/// The start of the line with the dash of an item, and the column of the dash, from 0; none if more than blanks stand before it.
+fn dash(text: &str, item: &Node) -> Option<(usize, usize)> {
+    let before = text.get(..item.span.bytes.start)?.trim_end_matches(' ').strip_suffix('-')?;
+    let line = before.rfind('\n').map_or(0, |at| at + 1);
+    before.get(line..)?.bytes().all(|byte| byte == b' ').then_some((line, before.len() - line))
 }
 
 /// The end of the line on which a node ends, its line feed included.
@@ -101,9 +109,8 @@ fn after(text: &str, node: &Node) -> Option<usize> {
     Some(text.get(end..)?.find('\n').map_or(text.len(), |at| end + at + 1))
 }
 
-/// A value printed at the column of a node.
-fn indented(value: &Value, node: &Node) -> String {
-    let column = node.span.column.saturating_sub(1);
+/// A value printed at a column, from 0.
+fn indented(value: &Value, column: usize) -> String {
     let mut out = String::new();
     for line in print(value).lines() {
         if !line.is_empty() {

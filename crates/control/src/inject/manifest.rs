@@ -32,7 +32,12 @@ const WORKLOADS: [(&str, &str, &str, &str); 8] = [
 /// Injects every workload of a manifest: a stream of YAML or JSON documents, lists among them.
 pub fn inject_manifest(text: &str, options: &Options) -> Result<Injection, Error> {
     let mut out = Injection::default();
-    for document in documents(text) {
+    let read = documents(text);
+    if read.is_empty() && !text.trim().is_empty() {
+        // Nothing but comments.
+        text.clone_into(&mut out.text);
+    }
+    for document in read {
         if let Some(problem) = document.fatal() {
             return Err(Error::Syntax(format!(
                 "line {}, column {}: {}",
@@ -49,7 +54,10 @@ pub fn inject_manifest(text: &str, options: &Options) -> Result<Injection, Error
             if !body.ends_with('\n') {
                 out.text.push('\n');
             }
-            out.text.push_str("---\n");
+            // Comments with nothing after them belong to the document that follows.
+            if !document.is_empty() {
+                out.text.push_str("---\n");
+            }
         }
     }
     Ok(out)
@@ -65,7 +73,9 @@ fn object(value: &mut Value, options: &Options, messages: &mut Vec<String>) -> R
         return items.iter_mut().try_for_each(|item| object(item, options, messages));
     }
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
-    let Some((.., plural, path)) = WORKLOADS.iter().find(|(of, name, ..)| *of == group && *name == kind) else { return Ok(()) };
+    let Some((.., plural, path)) = WORKLOADS.iter().find(|(of, name, ..)| *of == group && *name == kind) else {
+        return Ok(());
+    };
     let metadata = |field: &str| value.get("metadata").and_then(|all| all.get(field)).and_then(Value::as_str);
     let name = metadata("name").or_else(|| metadata("generateName")).unwrap_or_default().to_owned();
     let namespace = metadata("namespace").map(str::to_owned);
@@ -76,7 +86,8 @@ fn object(value: &mut Value, options: &Options, messages: &mut Vec<String>) -> R
     }
     let owner = Owner { name, api_version, plural: (*plural).to_owned(), namespace };
     let pod = value.pointer_mut(path).filter(|pod| pod.is_object());
-    let pod = pod.ok_or_else(|| Error::NoPod { object: shown.clone(), path: path.trim_start_matches('/').replace('/', ".") })?;
+    let pod = pod
+        .ok_or_else(|| Error::NoPod { object: shown.clone(), path: path.trim_start_matches('/').replace('/', ".") })?;
     match inject_pod(pod, &shown, &owner, options)? {
         Outcome::Injected(notes) => messages.extend(notes.iter().map(|note| format!("{shown}: {note}"))),
         Outcome::Skipped(skip) => messages.push(format!("{shown}: not injected: {skip}")),
@@ -87,43 +98,65 @@ fn object(value: &mut Value, options: &Options, messages: &mut Vec<String>) -> R
 /// The text of a document that now says `value`; none if there is nothing in it.
 fn body(text: &str, document: &Document, value: &Value) -> Option<String> {
     let written = text.get(document.range.clone()).unwrap_or_default();
-    let trimmed = without_marker(written);
-    if trimmed.trim().is_empty() {
+    let bare = without_marker(written);
+    if bare.trim().is_empty() || document.is_empty() && document.comments.is_empty() {
         return None;
     }
     // Directives stand before the marker of their document, which they lose in a stream: the value is all that counts then.
-    let directives = written.trim_start_matches('\u{feff}').starts_with('%');
-    if *value == document.value && !directives {
-        return Some(trimmed.to_owned());
+    let directives = marker(written).is_some_and(|(before, _)| before.lines().any(|line| line.starts_with('%')));
+    if directives {
+        return Some(print(value));
     }
-    if serde_json::from_str::<Value>(trimmed).is_ok() {
+    if *value == document.value {
+        return Some(bare);
+    }
+    if serde_json::from_str::<Value>(&bare).is_ok() {
         // Pretty printing of a value cannot fail; if it did, YAML says the same.
         return Some(serde_json::to_string_pretty(value).unwrap_or_else(|_| print(value)));
     }
     let edited = document
         .root
         .as_ref()
-        .filter(|_| !directives)
         .and_then(|root| edit::add(text, document.range.clone(), root, &document.value, value))
         .filter(|edited| says(edited, value));
-    Some(edited.map_or_else(|| print(value), |edited| without_marker(&edited).to_owned()))
+    Some(edited.map_or_else(|| print(value), |edited| without_marker(&edited)))
 }
 
 /// Whether a text reads as exactly this value.
 fn says(text: &str, value: &Value) -> bool {
     let read = documents(text);
     let mut filled = read.iter().filter(|document| !document.is_empty() || document.fatal().is_some());
-    filled.next().is_some_and(|document| document.fatal().is_none() && document.value == *value) && filled.next().is_none()
+    filled.next().is_some_and(|document| document.fatal().is_none() && document.value == *value)
+        && filled.next().is_none()
 }
 
-/// A document without the marker it starts with; the one before it ends with a marker already.
-fn without_marker(written: &str) -> &str {
-    let written = written.trim_start_matches('\u{feff}');
-    match written.strip_prefix("---") {
-        Some(rest) if rest.is_empty() || rest.starts_with(char::is_whitespace) => {
-            let line = rest.trim_start_matches([' ', '\t', '\r']);
-            line.strip_prefix('\n').unwrap_or(line)
+/// A document without the marker it starts with: the one before it ends with a marker already.
+fn without_marker(written: &str) -> String {
+    let bare = match marker(written) {
+        Some((before, after)) => {
+            let line = after.trim_start_matches([' ', '\t', '\r']);
+            format!("{before}{}", line.strip_prefix('\n').unwrap_or(line))
         }
-        _ => written,
+        None => written.to_owned(),
+    };
+    bare.trim_start_matches('\u{feff}').trim_start_matches(['\r', '\n']).to_owned()
+}
+
+/// What stands before and after the marker that starts a document: it comes first but for comments, directives and blank lines.
+fn marker(written: &str) -> Option<(&str, &str)> {
+    let mut at = 0;
+    for line in written.split_inclusive('\n') {
+        let content = line.trim_start_matches('\u{feff}');
+        if let Some(rest) = content.strip_prefix("---")
+            && (rest.is_empty() || rest.starts_with(char::is_whitespace))
+        {
+            return Some((written.get(..at)?, written.get(at + line.len() - rest.len()..)?));
+        }
+        let skipped = content.trim();
+        if !(skipped.is_empty() || skipped.starts_with(['#', '%'])) {
+            return None;
+        }
+        at += line.len();
     }
+    None
 }
