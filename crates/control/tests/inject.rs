@@ -33,7 +33,9 @@ fn sample(name: &str) -> &'static str {
 
 fn values(text: &str) -> Vec<Value> {
     let all = api::yaml::documents(text);
-    all.iter().for_each(|document| assert!(document.fatal().is_none(), "{text}\n{:?}", document.fatal()));
+    for document in &all {
+        assert!(document.fatal().is_none(), "{text}\n{:?}", document.fatal());
+    }
     all.into_iter().filter(|document| !document.is_empty()).map(|document| document.value).collect()
 }
 
@@ -82,7 +84,7 @@ fn what_is_no_workload_comes_out_as_it_went_in() {
 fn every_kind_of_workload_and_lists_of_them() {
     let pod = "{metadata: {labels: {app: a}}, spec: {containers: [{name: a, image: x}]}}";
     for (kind, version, body, path) in [
-        ("Pod", "v1", format!("metadata: {{name: a}}, spec: {{containers: [{{name: a, image: x}}]}}"), ""),
+        ("Pod", "v1", "metadata: {name: a}, spec: {containers: [{name: a, image: x}]}".to_owned(), ""),
         ("ReplicationController", "v1", format!("spec: {{template: {pod}}}"), "/spec/template"),
         ("Deployment", "apps/v1", format!("spec: {{template: {pod}}}"), "/spec/template"),
         ("ReplicaSet", "apps/v1", format!("spec: {{template: {pod}}}"), "/spec/template"),
