@@ -1,1 +1,34 @@
-//! (being laid out)
+//! The whole meaning of authorization, and nothing else: no input or output, no clock, no environment, no threads.
+//! Documents become policies (`parse`), a `Mesh` becomes a `Snapshot` (`compile`), a snapshot decides connections (`decide`),
+//! explains them (`explain`) and yields verdict tables for the kernel (`table`). Clauses S-nn are those of the semantics specification.
+#![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
+pub mod address;
+pub mod compile;
+pub mod decide;
+pub mod explain;
+pub mod finding;
+pub mod identity;
+mod matcher;
+pub mod mesh;
+mod mtls;
+pub mod parse;
+pub mod record;
+mod ruleset;
+pub mod snapshot;
+pub mod space;
+pub mod spec;
+pub mod table;
+
+pub use compile::compile;
+pub use decide::{Answer, Connection, Decision, Denial, Permit, Reason};
+pub use finding::{Code, FieldPath, Finding, Parsed, Severity};
+pub use identity::{Peer, PeerName, SpiffeId};
+pub use mesh::{
+    Labels, Mesh, PolicyId, Profile, ProviderKind, SameNode, Service, ServicePort, Settings,
+    Workload, WorkloadId,
+};
+pub use record::{Close, Record};
+pub use snapshot::{Snapshot, Source, WorkloadState};
+pub use spec::{Action, AuthorizationPolicy, Mode, PeerAuthentication};
+pub use table::{Entry, TooLarge, Verdict, VerdictTable};

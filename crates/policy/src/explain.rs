@@ -1,0 +1,399 @@
+//! The same evaluation with a recorder: which rules were looked at, and what a denied connection lacked.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::compile::Effect;
+use crate::compile::rule::{Check, CompiledEntry};
+use crate::decide::{Connection, Decision, Judge, Reason, Recorder, Seen, StageName};
+use crate::matcher::{Names, Truth, View};
+use crate::mesh::{PolicyId, WorkloadId};
+use crate::record::Outcome;
+use crate::ruleset::{Found, RuleAt, Stage};
+use crate::snapshot::Snapshot;
+use crate::spec::{Attribute, Entry, Values};
+
+/// A decision with what led to it.
+#[derive(Debug)]
+pub struct Explanation {
+    /// The decision itself, the same as without explanation.
+    pub decision: Decision,
+    /// Every rule that was looked at, in the order of evaluation.
+    pub rules: Vec<RuleTrace>,
+    /// For a denial for want of a match: what came closest.
+    pub nearest: Option<NearestMiss>,
+}
+
+impl Explanation {
+    /// As plain data.
+    pub fn outcome(&self) -> Outcome {
+        Outcome::of(&self.decision, self.nearest.clone())
+    }
+}
+
+/// One rule that was looked at.
+#[derive(Clone, Debug)]
+pub struct RuleTrace {
+    /// In which list of rules.
+    pub stage: StageName,
+    /// The policy.
+    pub policy: Arc<PolicyId>,
+    /// The rule, counted from 0.
+    pub rule: usize,
+    /// Did it match; `None` if that depends on bytes not seen.
+    pub matched: Option<bool>,
+    /// What became of it on TCP.
+    pub effect: Effect,
+    /// Every field that was compared.
+    pub fields: Vec<FieldTrace>,
+}
+
+/// One field that was compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldTrace {
+    /// For instance `from[0].source.namespaces`.
+    pub field: String,
+    /// What the policy wants, in words.
+    pub wanted: String,
+    /// What the connection has.
+    pub found: String,
+    /// Did it match; `None` if that depends on bytes not seen.
+    pub matched: Option<bool>,
+}
+
+/// What a denied connection lacked to be permitted by the rule that came closest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NearestMiss {
+    /// The ALLOW policy.
+    pub policy: PolicyId,
+    /// Its rule, counted from 0.
+    pub rule: usize,
+    /// The field, for instance `to[0].operation.ports`.
+    pub field: String,
+    /// What kept the rule from matching.
+    pub lack: Lack,
+}
+
+/// What kept a rule from matching.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lack {
+    /// The connection has something else.
+    Differs {
+        /// What the field wants, in words.
+        wanted: String,
+        /// What the connection has.
+        found: String,
+    },
+    /// The rule never matches on TCP, because of this field.
+    Never,
+}
+
+impl fmt::Display for NearestMiss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            policy,
+            rule,
+            field,
+            lack,
+        } = self;
+        match lack {
+            Lack::Differs { wanted, found } => {
+                write!(f, "{policy} rule {rule} wants {wanted}, found {found}")
+            }
+            Lack::Never => write!(
+                f,
+                "{policy} rule {rule} never matches on TCP because of `{field}`"
+            ),
+        }
+    }
+}
+
+struct Trace<'a> {
+    looked_at: Vec<(StageName, &'a RuleAt, Truth)>,
+}
+
+impl<'a> Recorder<'a> for Trace<'a> {
+    fn find(&mut self, name: StageName, stage: &'a Stage, view: &View<'_>) -> Found<'a> {
+        stage.find_all(view, |at, truth| self.looked_at.push((name, at, truth)))
+    }
+}
+
+impl Snapshot {
+    /// Decides a connection whose bytes were seen, and says how.
+    pub fn explain(&self, destination: &WorkloadId, connection: &Connection) -> Explanation {
+        self.explain_seen(destination, connection, Seen::Bytes)
+    }
+
+    /// Decides what the kernel path enforces at the first SYN, and says how.
+    pub fn explain_at_syn(&self, destination: &WorkloadId, connection: &Connection) -> Explanation {
+        self.explain_seen(destination, connection, Seen::Syn)
+    }
+
+    fn explain_seen(
+        &self,
+        destination: &WorkloadId,
+        connection: &Connection,
+        seen: Seen,
+    ) -> Explanation {
+        let mut trace = Trace {
+            looked_at: Vec::new(),
+        };
+        let decision = self.evaluate(destination, connection, seen, &mut trace);
+        let Some(state) = self.workloads.get(destination) else {
+            return Explanation {
+                decision,
+                rules: Vec::new(),
+                nearest: None,
+            };
+        };
+        let judge = Judge {
+            settings: &self.settings,
+            generation: self.generation,
+            seen,
+            connection,
+        };
+        let view = judge.view_at(state);
+        let nearest = if decision.reason == Reason::AllowNoMatch {
+            nearest(&trace.looked_at, &view)
+        } else {
+            None
+        };
+        let rules = trace
+            .looked_at
+            .iter()
+            .map(|(stage, at, truth)| rule_trace(*stage, at, *truth, &view))
+            .collect();
+        Explanation {
+            decision,
+            rules,
+            nearest,
+        }
+    }
+}
+
+fn as_matched(truth: Truth) -> Option<bool> {
+    match truth {
+        Truth::False => Some(false),
+        Truth::Unknown => None,
+        Truth::True => Some(true),
+    }
+}
+
+fn rule_trace(stage: StageName, at: &RuleAt, truth: Truth, view: &View<'_>) -> RuleTrace {
+    let fields = parts(at)
+        .flat_map(|part| part.fields(view))
+        .map(|(field, _)| field)
+        .collect();
+    RuleTrace {
+        stage,
+        policy: Arc::clone(at.policy.id()),
+        rule: at.index,
+        matched: as_matched(truth),
+        effect: at
+            .rule()
+            .map_or(Effect::Effective, |rule| rule.effect.clone()),
+        fields,
+    }
+}
+
+/// One entry of a rule, written and compiled.
+struct Part<'a> {
+    place: String,
+    is_condition: bool,
+    written: &'a Entry,
+    compiled: &'a CompiledEntry,
+}
+
+fn parts(at: &RuleAt) -> impl Iterator<Item = Part<'_>> {
+    let lists = at
+        .policy
+        .spec
+        .rules
+        .get(at.index)
+        .zip(at.rule())
+        .into_iter()
+        .flat_map(|(written, compiled)| {
+            [
+                ("from", ".source", &written.from, &compiled.from),
+                ("to", ".operation", &written.to, &compiled.to),
+                ("when", "", &written.when, &compiled.when),
+            ]
+        });
+    lists.flat_map(|(name, inner, written, compiled)| {
+        written
+            .iter()
+            .zip(compiled)
+            .enumerate()
+            .map(move |(index, (written, compiled))| Part {
+                place: format!("{name}[{index}]{inner}"),
+                is_condition: inner.is_empty(),
+                written,
+                compiled,
+            })
+    })
+}
+
+impl Part<'_> {
+    /// Every comparison; the second value says whether it failed.
+    fn fields(&self, view: &View<'_>) -> Vec<(FieldTrace, bool)> {
+        let field = |check: &Check| {
+            let written = self.written.matches.get(check.written)?;
+            let truth = check.truth(view);
+            let field = if self.is_condition {
+                self.place.clone()
+            } else {
+                format!("{}.{}", self.place, written.written)
+            };
+            let wanted = in_words(
+                check.attribute,
+                written.wanted.as_ref(),
+                written.unwanted.as_ref(),
+            );
+            let trace = FieldTrace {
+                field,
+                wanted,
+                found: found(check.attribute, view),
+                matched: as_matched(truth),
+            };
+            Some((trace, truth != Truth::True))
+        };
+        self.compiled.checks.iter().filter_map(field).collect()
+    }
+}
+
+/// The ALLOW rule with the fewest failed comparisons; an effective one before one that can never match.
+fn nearest(looked_at: &[(StageName, &RuleAt, Truth)], view: &View<'_>) -> Option<NearestMiss> {
+    let allow = looked_at
+        .iter()
+        .filter(|(stage, _, _)| *stage == StageName::Allow)
+        .map(|(_, at, _)| *at);
+    allow
+        .filter_map(|at| miss(at, view))
+        .min_by_key(|(failed, _)| *failed)
+        .map(|(_, miss)| miss)
+}
+
+/// How many comparisons of a rule failed, and the first of them. A rule without effect counts as one failure more than its comparisons.
+fn miss(at: &RuleAt, view: &View<'_>) -> Option<(usize, NearestMiss)> {
+    let rule = at.rule()?;
+    let (mut failed, mut first) = (0, None);
+    for name in ["from", "to", "when"] {
+        let entries = parts(at)
+            .filter(|part| part.place.starts_with(name))
+            .map(|part| {
+                part.fields(view)
+                    .into_iter()
+                    .filter(|(_, failed)| *failed)
+                    .map(|(field, _)| field)
+                    .collect::<Vec<_>>()
+            });
+        // Of sources and operations one must match, of conditions all.
+        let lacking = if name == "when" {
+            entries.flatten().collect()
+        } else {
+            entries.min_by_key(Vec::len).unwrap_or_default()
+        };
+        failed += lacking.len();
+        first = first.or_else(|| lacking.into_iter().next());
+    }
+    let miss = |field: String, lack: Lack| NearestMiss {
+        policy: PolicyId::clone(at.policy.id()),
+        rule: at.index,
+        field,
+        lack,
+    };
+    match &rule.effect {
+        Effect::Void(by) => Some((failed + 1, miss(by.to_string(), Lack::Never))),
+        Effect::Dead(dropped) => Some((
+            failed + 1,
+            miss(
+                dropped.first().map(ToString::to_string).unwrap_or_default(),
+                Lack::Never,
+            ),
+        )),
+        Effect::Effective | Effect::Widened(_) => {
+            let FieldTrace {
+                field,
+                wanted,
+                found,
+                ..
+            } = first?;
+            Some((failed, miss(field, Lack::Differs { wanted, found })))
+        }
+    }
+}
+
+/// `port 9000 or 9001`, `not namespace bar`.
+fn in_words(attribute: Attribute, wanted: Option<&Values>, unwanted: Option<&Values>) -> String {
+    let what = noun(attribute);
+    let list = |values: &Values, last: &str| {
+        /// More values than this are counted instead of listed: the sentence stays one line.
+        const LISTED_MAX: usize = 4;
+        let texts: Vec<&str> = values.iter().map(crate::spec::Value::text).collect();
+        match texts.split_last() {
+            Some((end, rest)) if !rest.is_empty() && texts.len() <= LISTED_MAX => {
+                format!("{} {last} {end}", rest.join(", "))
+            }
+            Some((end, [])) => (*end).to_owned(),
+            _ => format!("one of {} values", texts.len()),
+        }
+    };
+    match (wanted, unwanted) {
+        (Some(wanted), None) => format!("{what} {}", list(wanted, "or")),
+        (None, Some(unwanted)) => format!("{what} other than {}", list(unwanted, "and")),
+        (Some(wanted), Some(unwanted)) => format!(
+            "{what} {} but not {}",
+            list(wanted, "or"),
+            list(unwanted, "or")
+        ),
+        (None, None) => what.to_owned(),
+    }
+}
+
+fn noun(attribute: Attribute) -> &'static str {
+    match attribute {
+        Attribute::Principal => "principal",
+        Attribute::Namespace => "namespace",
+        Attribute::ServiceAccount => "service account",
+        Attribute::TrustDomain => "trust domain",
+        Attribute::SourceIp | Attribute::RemoteIp => "source address",
+        Attribute::DestinationIp => "destination address",
+        Attribute::Port => "port",
+        Attribute::ServerName => "server name",
+        Attribute::Metadata => "filter metadata",
+        Attribute::Http => "HTTP attribute",
+        Attribute::Unknown => "unknown attribute",
+    }
+}
+
+fn found(attribute: Attribute, view: &View<'_>) -> String {
+    let identity = |part: fn(&crate::identity::SpiffeId) -> &str| match view.names {
+        Names::None => "no identity".to_owned(),
+        Names::One(id) => part(id).to_owned(),
+        Names::Many(names) => {
+            let names: Vec<&str> = names
+                .iter()
+                .map(|name| name.id().map_or_else(|| name.raw(), part))
+                .collect();
+            names.join(", ")
+        }
+    };
+    match attribute {
+        Attribute::Principal => identity(crate::identity::SpiffeId::principal),
+        Attribute::Namespace => identity(crate::identity::SpiffeId::namespace),
+        Attribute::ServiceAccount => identity(|id| id.principal()),
+        Attribute::TrustDomain => identity(crate::identity::SpiffeId::trust_domain),
+        Attribute::SourceIp | Attribute::RemoteIp => view.source.to_string(),
+        Attribute::DestinationIp => view.destination.to_string(),
+        Attribute::Port => view.port.to_string(),
+        Attribute::ServerName => match view.server_name {
+            None => "not yet known".to_owned(),
+            Some("") => "none".to_owned(),
+            Some(name) => name.to_owned(),
+        },
+        Attribute::Metadata | Attribute::Http | Attribute::Unknown => "none".to_owned(),
+    }
+}

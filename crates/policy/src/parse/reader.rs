@@ -1,0 +1,138 @@
+//! Walking a JSON document: typed access that notes what does not fit.
+
+use serde_json::{Map, Value};
+
+use crate::finding::{Code, FieldPath, Finding};
+use crate::mesh::Labels;
+
+/// Collects findings while a document is walked.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    pub(super) findings: Vec<Finding>,
+}
+
+impl Reader {
+    pub(super) fn find(&mut self, code: Code, path: &FieldPath, message: impl Into<String>) {
+        self.findings
+            .push(Finding::new(code, path.clone(), message));
+    }
+
+    /// A member of an object; `null` is as if it were not there, as the API server prunes it.
+    pub(super) fn member<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+        object.get(name).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn object<'a>(
+        &mut self,
+        value: &'a Value,
+        path: &FieldPath,
+    ) -> Option<&'a Map<String, Value>> {
+        let object = value.as_object();
+        if object.is_none() {
+            self.wrong_type(value, path, "an object");
+        }
+        object
+    }
+
+    pub(super) fn list<'a>(&mut self, value: &'a Value, path: &FieldPath) -> Option<&'a [Value]> {
+        let list = value.as_array();
+        if list.is_none() {
+            self.wrong_type(value, path, "a list");
+        }
+        list.map(Vec::as_slice)
+    }
+
+    pub(super) fn text<'a>(&mut self, value: &'a Value, path: &FieldPath) -> Option<&'a str> {
+        let text = value.as_str();
+        if text.is_none() {
+            self.wrong_type(value, path, "a string");
+        }
+        text
+    }
+
+    /// An optional object member.
+    pub(super) fn object_member<'a>(
+        &mut self,
+        object: &'a Map<String, Value>,
+        name: &str,
+        path: &FieldPath,
+    ) -> Option<&'a Map<String, Value>> {
+        self.object(Self::member(object, name)?, &path.member(name))
+    }
+
+    /// An optional list member; absent is empty.
+    pub(super) fn list_member<'a>(
+        &mut self,
+        object: &'a Map<String, Value>,
+        name: &str,
+        path: &FieldPath,
+    ) -> &'a [Value] {
+        Self::member(object, name)
+            .and_then(|value| self.list(value, &path.member(name)))
+            .unwrap_or_default()
+    }
+
+    /// An optional string member.
+    pub(super) fn text_member<'a>(
+        &mut self,
+        object: &'a Map<String, Value>,
+        name: &str,
+        path: &FieldPath,
+    ) -> Option<&'a str> {
+        self.text(Self::member(object, name)?, &path.member(name))
+    }
+
+    /// Notes members that the object does not have (S-7).
+    pub(super) fn known_only(
+        &mut self,
+        object: &Map<String, Value>,
+        known: &[&str],
+        path: &FieldPath,
+    ) {
+        for name in object.keys().filter(|name| !known.contains(&name.as_str())) {
+            let message = format!("unknown field `{name}`; known here: {}", known.join(", "));
+            self.find(Code::SchemaUnknownField, &path.member(name), message);
+        }
+    }
+
+    pub(super) fn at_most(&mut self, length: usize, most: usize, path: &FieldPath) {
+        if length > most {
+            self.find(
+                Code::SchemaMaxItems,
+                path,
+                format!("{length} items, at most {most} are allowed"),
+            );
+        }
+    }
+
+    /// String to string, as labels are.
+    pub(super) fn labels(&mut self, object: &Map<String, Value>, path: &FieldPath) -> Labels {
+        object
+            .iter()
+            .filter_map(|(key, value)| {
+                Some((key.clone(), self.text(value, &path.member(key))?.to_owned()))
+            })
+            .collect()
+    }
+
+    pub(super) fn wrong_type(&mut self, value: &Value, path: &FieldPath, wanted: &str) {
+        let found = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "a boolean",
+            Value::Number(_) => "a number",
+            Value::String(_) => "a string",
+            Value::Array(_) => "a list",
+            Value::Object(_) => "an object",
+        };
+        let help = if wanted == "a string" && value.is_number() {
+            format!("; write it in quotes: \"{value}\"")
+        } else {
+            String::new()
+        };
+        self.find(
+            Code::SchemaType,
+            path,
+            format!("{wanted} is wanted, {found} was found{help}"),
+        );
+    }
+}

@@ -1,0 +1,336 @@
+//! What applies to one workload: its policies by stage, in the order in which a deciding rule is reported, indexed by port.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::compile::rule::{CompiledEntry, CompiledRule, Effect};
+use crate::matcher::{Set, Truth, View};
+use crate::mesh::{PolicyId, ProviderKind, Settings};
+use crate::spec::{Action, AuthorizationPolicy};
+
+/// A policy ready to be evaluated; shared by all workloads and by later snapshots while it does not change.
+#[derive(Debug)]
+pub(crate) struct CompiledPolicy {
+    pub(crate) spec: Arc<AuthorizationPolicy>,
+    pub(crate) rules: Vec<CompiledRule>,
+}
+
+impl CompiledPolicy {
+    pub(crate) fn id(&self) -> &Arc<PolicyId> {
+        &self.spec.id
+    }
+}
+
+/// One rule of one policy.
+#[derive(Clone, Debug)]
+pub(crate) struct RuleAt {
+    pub(crate) policy: Arc<CompiledPolicy>,
+    pub(crate) index: usize,
+}
+
+impl RuleAt {
+    pub(crate) fn rule(&self) -> Option<&CompiledRule> {
+        self.policy.rules.get(self.index)
+    }
+}
+
+/// All policies that apply to a workload.
+#[derive(Debug)]
+pub(crate) struct Ruleset {
+    /// Sorted by namespace and name.
+    pub(crate) policies: Vec<Arc<CompiledPolicy>>,
+    pub(crate) custom: Vec<Custom>,
+    pub(crate) audit: Stage,
+    pub(crate) deny: Stage,
+    pub(crate) allow: Stage,
+    pub(crate) trial_deny: Stage,
+    pub(crate) trial_allow: Stage,
+}
+
+/// The CUSTOM policies of one provider (S-74).
+#[derive(Debug)]
+pub(crate) struct Custom {
+    pub(crate) provider: Arc<str>,
+    pub(crate) reach: Reach,
+    pub(crate) stage: Stage,
+}
+
+/// Can the provider be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    Asked,
+    /// Of the HTTP kind (S-74).
+    Ignored,
+    /// Unknown, or one of several without the switch (S-75).
+    Bad,
+}
+
+/// The rules of all policies of one action.
+#[derive(Debug, Default)]
+pub(crate) struct Stage {
+    /// How many policies: S-32 counts them, not their rules.
+    pub(crate) policies: usize,
+    /// By the key of S-34.
+    pub(crate) rules: Vec<RuleAt>,
+    /// Positions in `rules` that can match at a port, for ports that are named.
+    by_port: BTreeMap<u16, Vec<u32>>,
+    /// Positions of the rules that are not bound to a few ports.
+    any_port: Vec<u32>,
+}
+
+/// A rule bound to more ports than this is not indexed: the index stays within a constant factor of the rules.
+const INDEXED_PORTS_MAX: usize = 64;
+
+/// What a stage found.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Found<'a> {
+    /// The first rule that matches.
+    pub(crate) certain: Option<&'a RuleAt>,
+    /// The first rule that matches or not by bytes not yet seen.
+    pub(crate) possible: Option<&'a RuleAt>,
+}
+
+impl<'a> Found<'a> {
+    fn add(&mut self, rule: &'a RuleAt, truth: Truth) {
+        match truth {
+            Truth::True => self.certain = self.certain.or(Some(rule)),
+            Truth::Unknown => self.possible = self.possible.or(Some(rule)),
+            Truth::False => {}
+        }
+    }
+}
+
+impl Ruleset {
+    pub(crate) fn new(policies: Vec<Arc<CompiledPolicy>>, settings: &Settings) -> Self {
+        let stage = |action: Action, trial: bool| {
+            Stage::new(
+                policies
+                    .iter()
+                    .filter(|one| one.spec.action == action && one.spec.trial == trial),
+            )
+        };
+        Self {
+            custom: custom(&policies, settings),
+            audit: stage(Action::Audit, false),
+            deny: stage(Action::Deny, false),
+            allow: stage(Action::Allow, false),
+            trial_deny: stage(Action::Deny, true),
+            trial_allow: stage(Action::Allow, true),
+            policies,
+        }
+    }
+
+    /// The stages that can change a verdict.
+    pub(crate) fn enforced(&self) -> impl Iterator<Item = &Stage> {
+        self.custom
+            .iter()
+            .filter(|custom| custom.reach != Reach::Ignored)
+            .map(|custom| &custom.stage)
+            .chain([&self.deny, &self.allow])
+    }
+}
+
+fn custom(policies: &[Arc<CompiledPolicy>], settings: &Settings) -> Vec<Custom> {
+    let mut by_provider: BTreeMap<&str, Vec<&Arc<CompiledPolicy>>> = BTreeMap::new();
+    for policy in policies
+        .iter()
+        .filter(|policy| policy.spec.action == Action::Custom)
+    {
+        by_provider
+            .entry(policy.spec.provider.as_deref().unwrap_or_default())
+            .or_default()
+            .push(policy);
+    }
+    let too_many = by_provider.len() > 1 && !settings.multiple_custom_providers;
+    let reach = |provider: &str| match settings.providers.get(provider) {
+        _ if too_many => Reach::Bad,
+        None => Reach::Bad,
+        Some(ProviderKind::Grpc) => Reach::Asked,
+        Some(ProviderKind::Http) => Reach::Ignored,
+    };
+    by_provider
+        .into_iter()
+        .map(|(provider, policies)| Custom {
+            provider: Arc::from(provider),
+            reach: reach(provider),
+            stage: Stage::new(policies.into_iter()),
+        })
+        .collect()
+}
+
+impl Stage {
+    fn new<P: Borrow<Arc<CompiledPolicy>>>(policies: impl Iterator<Item = P>) -> Self {
+        let mut stage = Self::default();
+        let mut keyed: Vec<(String, RuleAt)> = Vec::new();
+        for policy in policies {
+            let policy = policy.borrow();
+            stage.policies += 1;
+            for index in 0..policy.rules.len() {
+                let key = format!(
+                    "ns[{}]-policy[{}]-rule[{index}]",
+                    policy.id().namespace,
+                    policy.id().name
+                );
+                keyed.push((
+                    key,
+                    RuleAt {
+                        policy: Arc::clone(policy),
+                        index,
+                    },
+                ));
+            }
+        }
+        keyed.sort_by(|a, b| a.0.cmp(&b.0)); // S-34
+        stage.rules = keyed.into_iter().map(|(_, rule)| rule).collect();
+        for (position, at) in (0_u32..).zip(&stage.rules) {
+            let Some(rule) = at.rule().filter(|rule| rule.can_match()) else {
+                continue;
+            };
+            match rule.few_ports() {
+                Some(ports) => ports
+                    .into_iter()
+                    .for_each(|port| stage.by_port.entry(port).or_default().push(position)),
+                None => stage.any_port.push(position),
+            }
+        }
+        stage
+    }
+
+    /// The rules that match, by way of the index; ends at the first certain one.
+    pub(crate) fn find(&self, view: &View<'_>) -> Found<'_> {
+        let mut found = Found::default();
+        let at_port = self
+            .by_port
+            .get(&view.port)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let (mut one, mut other) = (at_port.iter().peekable(), self.any_port.iter().peekable());
+        loop {
+            let next = match (one.peek(), other.peek()) {
+                (Some(a), Some(b)) if a <= b => one.next(),
+                (Some(_), None) => one.next(),
+                (_, Some(_)) => other.next(),
+                (None, None) => return found,
+            };
+            let Some(at) = next.and_then(|position| self.rules.get(*position as usize)) else {
+                return found;
+            };
+            found.add(at, at.rule().map_or(Truth::False, |rule| rule.truth(view)));
+            if found.certain.is_some() {
+                return found;
+            }
+        }
+    }
+
+    /// The same by looking at every rule, each told to `tell`.
+    pub(crate) fn find_all<'a>(
+        &'a self,
+        view: &View<'_>,
+        mut tell: impl FnMut(&'a RuleAt, Truth),
+    ) -> Found<'a> {
+        let mut found = Found::default();
+        for at in &self.rules {
+            let truth = at.rule().map_or(Truth::False, |rule| rule.truth(view));
+            tell(at, truth);
+            found.add(at, truth);
+        }
+        found
+    }
+}
+
+impl CompiledRule {
+    /// Void and dead rules never match.
+    pub(crate) fn can_match(&self) -> bool {
+        match self.effect {
+            Effect::Effective | Effect::Widened(_) => true,
+            Effect::Void(_) | Effect::Dead(_) => false,
+        }
+    }
+
+    /// Every set that the rule compares with.
+    pub(crate) fn sets(&self) -> impl Iterator<Item = &Set> {
+        let entries = self.from.iter().chain(&self.to).chain(&self.when);
+        entries
+            .flat_map(|entry| &entry.checks)
+            .flat_map(|check| [&check.wanted, &check.unwanted])
+            .flatten()
+    }
+
+    /// S-36.
+    pub(crate) fn truth(&self, view: &View<'_>) -> Truth {
+        if !self.can_match() {
+            return Truth::False;
+        }
+        let mut truth = Truth::True;
+        for entries in [&self.to, &self.from] {
+            truth = truth.and(any(entries, view));
+            if truth == Truth::False {
+                return truth;
+            }
+        }
+        self.when
+            .iter()
+            .map(|entry| entry.truth(view))
+            .fold(truth, Truth::and)
+    }
+
+    /// The ports that the rule is bound to, if they are few.
+    fn few_ports(&self) -> Option<Vec<u16>> {
+        let from_when = self
+            .when
+            .iter()
+            .find_map(CompiledEntry::ports)
+            .map(<[u16]>::to_vec);
+        let ports = from_when.or_else(|| {
+            let mut all = Vec::new();
+            for entry in &self.to {
+                all.extend_from_slice(entry.ports()?);
+            }
+            all.sort_unstable();
+            all.dedup();
+            (!self.to.is_empty()).then_some(all)
+        })?;
+        (ports.len() <= INDEXED_PORTS_MAX).then_some(ports)
+    }
+}
+
+fn any(entries: &[CompiledEntry], view: &View<'_>) -> Truth {
+    if entries.is_empty() {
+        return Truth::True;
+    }
+    let mut truth = Truth::False;
+    for entry in entries {
+        truth = truth.or(entry.truth(view));
+        if truth == Truth::True {
+            break;
+        }
+    }
+    truth
+}
+
+impl CompiledEntry {
+    pub(crate) fn truth(&self, view: &View<'_>) -> Truth {
+        if self.never {
+            return Truth::False;
+        }
+        let mut truth = Truth::True;
+        for check in &self.checks {
+            truth = truth.and(check.truth(view));
+            if truth == Truth::False {
+                break;
+            }
+        }
+        truth
+    }
+
+    fn ports(&self) -> Option<&[u16]> {
+        self.checks.iter().find_map(|check| {
+            if let Some(Set::Ports(ports)) = &check.wanted {
+                Some(ports.as_slice())
+            } else {
+                None
+            }
+        })
+    }
+}
