@@ -3,16 +3,19 @@
 //! Pure: no I/O, clock, environment or randomness. What depends on time takes `now` as a parameter. Nothing here stores,
 //! serves or decides; that is what the crates above are for.
 
+pub mod crds;
 pub mod events;
 pub mod kinds;
 pub mod names;
 pub mod object;
 pub mod objects;
 pub mod patch;
+pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod time;
+mod types;
 pub mod yaml;
 
 pub use events::{Change, Event, Write};

@@ -1,6 +1,7 @@
 //! The kinds that come with the server.
 
 use super::{Kind, Subresource, VERBS_PART, VERBS_REVIEW, VERBS_STORED, Version};
+use crate::schema::Schema;
 
 const ALL: &[&str] = &["all"];
 const NONE: &[&str] = &[];
@@ -124,5 +125,8 @@ fn kind(row: &Row) -> Kind {
 fn version(row: &Row) -> Version {
     let subresources =
         row.parts.iter().map(|&(name, body, verbs)| Subresource { name: name.to_owned(), body, verbs }).collect();
-    Version { name: row.version.to_owned(), served: true, columns: Vec::new(), subresources, schema: None }
+    let api_version =
+        if row.group.is_empty() { row.version.to_owned() } else { format!("{}/{}", row.group, row.version) };
+    let schema = Schema::builtin(&api_version, row.kind);
+    Version { name: row.version.to_owned(), served: true, columns: Vec::new(), subresources, schema }
 }
