@@ -7,18 +7,22 @@
 mod authn;
 mod body;
 mod ca;
+mod discovery;
 mod error;
 mod files;
 mod hooks;
 mod kindcache;
+mod openapi;
 mod render;
 mod reply;
 mod request;
 mod resource;
+mod review;
 mod route;
 mod serve;
 mod server;
 mod store;
+mod stream;
 mod watch;
 mod write;
 

@@ -81,7 +81,6 @@ impl Query {
     }
 
     /// Every parameter of a name.
-    #[cfg(test)]
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(one, _)| one == name).map(|(_, value)| value.as_str())
     }

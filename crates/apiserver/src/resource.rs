@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::patch::{self, PatchType};
-use api::{Key, Kind, Object, Status};
+use api::{Key, Kind, Kinds, Object, Status};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, Response, StatusCode};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use crate::route::Ask;
 use crate::server::Inner;
 use crate::store::Work;
 use crate::write::{self, DeleteOptions, Manner, Propagation, Target, UnknownFields};
-use crate::{Body, reply};
+use crate::{Body, reply, review, stream};
 
 mod decode;
 mod held;
@@ -29,8 +29,12 @@ pub(crate) struct Resource {
 }
 
 /// Answers a request about objects.
-pub(crate) async fn answer(inner: &Arc<Inner>, place: Place, ask: Ask) -> Result<Response<Body>, Status> {
-    let kinds = inner.kinds.of(&inner.store.state().objects);
+pub(crate) async fn answer(
+    inner: &Arc<Inner>,
+    kinds: &Kinds,
+    place: Place,
+    ask: Ask,
+) -> Result<Response<Body>, Status> {
     let Some(kind) =
         kinds.by_resource(&place.group, &place.plural).filter(|kind| kind.version(&place.version).is_some())
     else {
@@ -55,6 +59,14 @@ impl Resource {
             (Method::GET | Method::HEAD, false, None) if self.kind.stored() => list::list(inner, &self),
             (Method::GET | Method::HEAD, true, None | Some("status")) => list::get(inner, &self),
             (Method::POST, false, None) if self.kind.stored() => self.create(inner).await,
+            (Method::GET, true, Some("log")) => {
+                stream::log(inner, list::stored(inner, &self.key())?, &self.ask.query).await
+            }
+            (Method::GET | Method::POST, true, Some(part @ ("exec" | "attach"))) => {
+                let pod = list::stored(inner, &self.key())?;
+                stream::exec(inner, pod, self.ask, part == "attach").await
+            }
+            (Method::POST, false, None) => review::answer(inner, &self.kind.plural, Object::new(self.body()?)?),
             (Method::PUT, true, None | Some("status" | "finalize")) => self.update(inner).await,
             (Method::PATCH, true, None | Some("status")) => self.patch(inner).await,
             (Method::DELETE, true, None) => self.delete(inner).await,

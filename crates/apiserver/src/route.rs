@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::authn::User;
 use crate::request::{Place, Query};
 use crate::server::Inner;
-use crate::{Body, reply, resource};
+use crate::{Body, discovery, openapi, reply, resource};
 
 /// The version that the server gives itself: clients choose their behaviour by its number, and all of 1.20 to 1.37 accept this one.
 const VERSION: &str = "v1.32.0+tidegate";
@@ -38,9 +38,19 @@ pub(crate) async fn answer(inner: &Arc<Inner>, request: Request<Bytes>, user: Us
         return (inner.hooks.extension)(request).await.unwrap_or_else(reply::no_such_path);
     }
     let query = Query::parse(request.uri().query().unwrap_or_default());
+    let kinds = inner.kinds.of(&inner.store.state().objects);
+    if reads {
+        let found = discovery::answer(&kinds, &path, request.headers(), inner.address())
+            .or_else(|| openapi::answer(&kinds, &path, request.headers(), &query));
+        if let Some(response) = found {
+            return response;
+        }
+    }
     let ask = Ask { request, query };
     match Place::parse(&path) {
-        Some(place) => resource::answer(inner, place, ask).await.unwrap_or_else(|status| reply::status(&status)),
+        Some(place) => {
+            resource::answer(inner, &kinds, place, ask).await.unwrap_or_else(|status| reply::status(&status))
+        }
         None => reply::no_such_path(),
     }
 }

@@ -116,7 +116,7 @@ impl Server {
     /// A kubeconfig for the admin; the context's namespace is `namespace` if there is one.
     pub fn kubeconfig(&self, namespace: Option<&str>) -> String {
         let credentials = &self.inner.credentials;
-        let server = self.inner.address.get().unwrap_or(&self.inner.listen);
+        let server = self.inner.address();
         let authority = STANDARD.encode(&credentials.ca);
         let namespace = namespace.map(|name| format!("    namespace: {name}\n")).unwrap_or_default();
         format!(
@@ -137,6 +137,11 @@ impl fmt::Debug for Server {
 impl Inner {
     pub(crate) fn manner(&self, unknown_fields: UnknownFields, dry_run: bool, system: bool) -> Manner {
         Manner { admit: Arc::clone(&self.hooks.admit), kinds: Arc::clone(&self.kinds), dry_run, unknown_fields, system }
+    }
+
+    /// The address that clients are told.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address.get().copied().unwrap_or(self.listen)
     }
 
     fn make_namespaces(&self) -> Result<(), Error> {

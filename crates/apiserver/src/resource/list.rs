@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::selector::{FieldSelector, LabelSelector};
-use api::{Kind, Object, Objects, Status};
+use api::{Key, Kind, Object, Objects, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{Response, StatusCode};
@@ -53,10 +53,15 @@ impl Selection {
     }
 }
 
+/// One stored object.
+pub(super) fn stored(inner: &Inner, key: &Key) -> Result<Arc<Object>, Status> {
+    inner.store.state().objects.get(key).cloned().ok_or_else(|| Status::not_found(key))
+}
+
 /// Answers with one stored object.
 pub(super) fn get(inner: &Inner, resource: &Resource) -> Result<Response<Body>, Status> {
     let key = resource.key();
-    let object = inner.store.state().objects.get(&key).cloned().ok_or_else(|| Status::not_found(&key))?;
+    let object = stored(inner, &key)?;
     Ok(one(resource, StatusCode::OK, &crate::write::shown(&resource.target(), &object)))
 }
 
