@@ -71,7 +71,7 @@ pub fn of_config_map(map: &Value) -> MeshConfig {
 
 /// The settings that a text holds: the value of the key, or a file of the same form.
 pub fn of_text(text: &str) -> MeshConfig {
-    match crate::yaml::single(text) {
+    match single(text) {
         Ok(Value::Null) => MeshConfig::default(),
         Ok(Value::Object(fields)) => {
             let mut reader = Reader::default();
@@ -83,6 +83,17 @@ pub fn of_text(text: &str) -> MeshConfig {
         Ok(_) => broken("the settings are not a mapping: write `name: value` lines".to_owned()),
         Err(error) => broken(error),
     }
+}
+
+/// The one document of a text.
+fn single(text: &str) -> Result<Value, String> {
+    let documents = api::yaml::documents(text);
+    if let Some(problem) = documents.iter().find_map(api::yaml::Document::fatal) {
+        return Err(format!("line {}, column {}: {}", problem.span.line, problem.span.column, problem.message));
+    }
+    let mut filled = documents.into_iter().filter(|document| !document.is_empty());
+    let first = filled.next().map_or(Value::Null, |document| document.value);
+    if filled.next().is_some() { Err("the settings are several documents: write them as one".to_owned()) } else { Ok(first) }
 }
 
 fn broken(message: String) -> MeshConfig {
