@@ -13,7 +13,7 @@ mod words;
 
 use api::status::Cause;
 use api::{Key, Object, Objects, Status};
-use policy::finding::{Finding, Severity};
+use policy::finding::Finding;
 use serde_json::Value;
 
 use crate::finding::{Code, Remark};
@@ -123,7 +123,7 @@ impl Gate {
                 return Admitted::refused(status);
             }
         }
-        self.strictly(request, new, remarks)
+        self.strictly(request, new, &remarks)
     }
 
     fn peer_authentication(&mut self, request: &Request<'_>, new: &Object) -> Admitted {
@@ -136,18 +136,20 @@ impl Gate {
         if let Some(policy) = parsed.value {
             remarks.extend(references::peer_authentication(&policy, &mesh, request.objects));
         }
-        self.strictly(request, new, remarks)
+        self.strictly(request, new, &remarks)
     }
 
     /// With `strict: true` in the mesh settings, Tidegate's own warnings about mistakes refuse the write.
-    fn strictly(&self, request: &Request<'_>, new: &Object, remarks: Vec<Remark>) -> Admitted {
+    fn strictly(&self, request: &Request<'_>, new: &Object, remarks: &[Remark]) -> Admitted {
         let mistakes: Vec<&Remark> = remarks.iter().filter(|remark| remark.mistake).collect();
         if !self.translator.config().strict || mistakes.is_empty() {
-            return Admitted::warned(&remarks);
+            return Admitted::warned(remarks);
         }
         let causes = mistakes
             .into_iter()
-            .map(|remark| Cause::forbidden(&remark.path, &format!("{}: {} (`strict` is on)", remark.code, remark.message)))
+            .map(|remark| {
+                Cause::forbidden(&remark.path, &format!("{}: {} (`strict` is on)", remark.code, remark.message))
+            })
             .collect();
         Admitted::refused(Status::invalid(&request.key.group, new.kind(), new.name(), causes))
     }
@@ -155,7 +157,8 @@ impl Gate {
 
 /// The refusal that findings amount to: 422 with a cause for each, the check's word in brackets.
 fn refusal(request: &Request<'_>, new: &Object, findings: &[Finding]) -> Option<Status> {
-    let causes: Vec<Cause> = findings.iter().filter(|finding| finding.refuses()).map(|finding| cause(finding, new.value())).collect();
+    let causes: Vec<Cause> =
+        findings.iter().filter(|finding| finding.refuses()).map(|finding| cause(finding, new.value())).collect();
     (!causes.is_empty()).then(|| Status::invalid(&request.key.group, new.kind(), new.name(), causes))
 }
 
@@ -163,11 +166,10 @@ fn cause(finding: &Finding, document: &Value) -> Cause {
     let path = finding.path.to_string();
     let detail = format!("{} ({})", finding.message, finding.code.word());
     match document.pointer(&finding.path.pointer()) {
-        // Whole lists and mappings say nothing in a message that names the field anyway.
+        None if finding.code == policy::Code::SchemaRequired => Cause::required(&path, &detail),
         Some(value) if !value.is_object() && !value.is_array() => Cause::invalid(&path, value, &detail),
-        Some(_) => Cause::field("FieldValueInvalid", format!("Invalid value: {detail}"), &path),
-        None if finding.code.severity() == Severity::Schema => Cause::required(&path, &detail),
-        None => Cause::field("FieldValueInvalid", format!("Invalid value: {detail}"), &path),
+        // Whole lists and mappings say nothing in a message that names the field anyway.
+        _ => Cause::field("FieldValueInvalid", format!("Invalid value: {detail}"), &path),
     }
 }
 
@@ -181,12 +183,20 @@ fn settings(request: &Request<'_>, new: &Object) -> Admitted {
         .findings
         .iter()
         .filter(|finding| finding.bad)
-        .map(|finding| Cause::field("FieldValueInvalid", format!("Invalid value: {}: {}", finding.path, finding.message), "data.mesh"))
+        .map(|finding| {
+            Cause::field(
+                "FieldValueInvalid",
+                format!("Invalid value: {}: {}", finding.path, finding.message),
+                "data.mesh",
+            )
+        })
         .collect();
     if !bad.is_empty() {
         return Admitted::refused(Status::invalid("", new.kind(), new.name(), bad));
     }
-    let remark = |finding: &mesh_config::ConfigFinding| Remark::new(Code::SettingIgnored, &finding.path, finding.message.clone());
+    let remark = |finding: &mesh_config::ConfigFinding| {
+        Remark::new(Code::SettingIgnored, &finding.path, finding.message.clone())
+    };
     Admitted::warned(&config.findings.iter().map(remark).collect::<Vec<_>>())
 }
 
@@ -194,7 +204,12 @@ fn settings(request: &Request<'_>, new: &Object) -> Admitted {
 fn other_istio_kind(request: &Request<'_>, new: &Object) -> Admitted {
     if let Some(finding) = policy::parse::dry_run_on_other_kind(new.value()) {
         // S-18: the annotation is refused on every kind but AuthorizationPolicy.
-        return Admitted::refused(Status::invalid(&request.key.group, new.kind(), new.name(), vec![cause(&finding, new.value())]));
+        return Admitted::refused(Status::invalid(
+            &request.key.group,
+            new.kind(),
+            new.name(),
+            vec![cause(&finding, new.value())],
+        ));
     }
     Admitted::warned(&[Remark::new(Code::KindWithoutEffect, "", words::without_effect(new.kind()))])
 }

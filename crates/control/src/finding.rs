@@ -62,7 +62,11 @@ impl Code {
     /// Whether it is most likely a mistake of the author, which `strict` refuses.
     fn is_mistake(self) -> bool {
         match self {
-            Self::SelectorSelectsNothing | Self::NamespaceUnknown | Self::ServiceAccountUnknown | Self::ServicePort | Self::NotInMesh => true,
+            Self::SelectorSelectsNothing
+            | Self::NamespaceUnknown
+            | Self::ServiceAccountUnknown
+            | Self::ServicePort
+            | Self::NotInMesh => true,
             Self::HttpPort | Self::KindWithoutEffect | Self::SettingIgnored | Self::Injection => false,
         }
     }
@@ -93,7 +97,10 @@ impl From<&Finding> for Remark {
         // What is told and was meant: a trial, a mark, a difference that only matters under the other profile.
         let meant = matches!(
             finding.code,
-            PolicyCode::TrialNotEnforced | PolicyCode::AuditNoEffect | PolicyCode::ProfilesDisagree | PolicyCode::NeedsProxyPath
+            PolicyCode::TrialNotEnforced
+                | PolicyCode::AuditNoEffect
+                | PolicyCode::ProfilesDisagree
+                | PolicyCode::NeedsProxyPath
         );
         Self {
             code: finding.code.word(),

@@ -4,5 +4,11 @@
 //! does such things is the binary, which hands in what is needed.
 #![deny(clippy::indexing_slicing)]
 
+pub mod admission;
+pub mod finding;
 pub mod inject;
+pub mod lines;
+pub mod mesh_config;
 pub mod samples;
+pub mod status;
+pub mod translate;

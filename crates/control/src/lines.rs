@@ -8,7 +8,9 @@ use policy::record::{End, Record};
 /// One line of the log of the virtual proxy: the time, the words of a sidecar's access log, then everything known.
 pub fn proxy_log(record: &Record) -> String {
     let mut line = format!("{} \"- - -\" 0 - {}", time(record.opened_unix_ms), termination(record));
-    let mut field = |name: &str, value: &dyn std::fmt::Display| drop(write!(line, " {name}={value}"));
+    let mut field = |name: &str, value: &dyn std::fmt::Display| {
+        let _infallible = write!(line, " {name}={value}");
+    };
     field("verdict", &if record.outcome.permitted { "allowed" } else { "denied" });
     field("src.addr", &socket(&record.source));
     field("src.workload", &or_dash(record.source.workload.as_ref()));
@@ -44,7 +46,7 @@ pub fn tap_line(record: &Record) -> String {
         record.outcome.because(),
     );
     if record.count > 1 {
-        drop(write!(line, "  ({} times)", record.count));
+        let _infallible = write!(line, "  ({} times)", record.count);
     }
     line
 }
@@ -82,29 +84,18 @@ fn or_dash<T: std::fmt::Display>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// Milliseconds of a day.
-const DAY_MS: u64 = 86_400_000;
-
 /// The time of day in UTC.
 fn clock(unix_ms: u64) -> String {
-    let seconds = unix_ms % DAY_MS / 1000;
-    format!("{:02}:{:02}:{:02}.{:03}", seconds / 3600, seconds / 60 % 60, seconds % 60, unix_ms % 1000)
+    shown(unix_ms, "%H:%M:%S.%3f")
 }
 
 /// Date and time in UTC, RFC 3339.
 fn time(unix_ms: u64) -> String {
-    let (year, month, day) = date(unix_ms / DAY_MS);
-    format!("{year:04}-{month:02}-{day:02}T{}Z", clock(unix_ms))
+    shown(unix_ms, "%Y-%m-%dT%H:%M:%S.%3fZ")
 }
 
-/// Year, month and day from days since 1970: years are counted from March, so that a leap day is the last day of one.
-fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+/// A time as the format says; a dash if it is beyond every calendar.
+fn shown(unix_ms: u64, format: &str) -> String {
+    let moment = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    moment.map_or_else(|| "-".to_owned(), |moment| moment.strftime(format).to_string())
 }

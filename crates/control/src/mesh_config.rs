@@ -65,7 +65,7 @@ pub fn of_config_map(map: &Value) -> MeshConfig {
     match map.get("data").and_then(|data| data.get(KEY)) {
         None => MeshConfig::default(),
         Some(Value::String(text)) => of_text(text),
-        Some(_) => broken(format!("`data.{KEY}` is not text: write the settings as a YAML block below `{KEY}: |-`")),
+        Some(_) => broken(&format!("`data.{KEY}` is not text: write the settings as a YAML block below `{KEY}: |-`")),
     }
 }
 
@@ -80,8 +80,8 @@ pub fn of_text(text: &str) -> MeshConfig {
             }
             reader.config
         }
-        Ok(_) => broken("the settings are not a mapping: write `name: value` lines".to_owned()),
-        Err(error) => broken(error),
+        Ok(_) => broken("the settings are not a mapping: write `name: value` lines"),
+        Err(error) => broken(&error),
     }
 }
 
@@ -93,11 +93,16 @@ fn single(text: &str) -> Result<Value, String> {
     }
     let mut filled = documents.into_iter().filter(|document| !document.is_empty());
     let first = filled.next().map_or(Value::Null, |document| document.value);
-    if filled.next().is_some() { Err("the settings are several documents: write them as one".to_owned()) } else { Ok(first) }
+    if filled.next().is_some() {
+        Err("the settings are several documents: write them as one".to_owned())
+    } else {
+        Ok(first)
+    }
 }
 
-fn broken(message: String) -> MeshConfig {
-    let finding = ConfigFinding { path: KEY.to_owned(), message: format!("{message}; all settings are the defaults"), bad: true };
+fn broken(message: &str) -> MeshConfig {
+    let finding =
+        ConfigFinding { path: KEY.to_owned(), message: format!("{message}; all settings are the defaults"), bad: true };
     MeshConfig { findings: vec![finding], ..MeshConfig::default() }
 }
 
@@ -150,7 +155,10 @@ impl Reader {
             ("existing", Some("close"), _) => self.config.existing = Existing::Close,
             ("existing", Some(word @ ("drain" | "keep")), _) => {
                 self.config.existing = if word == "drain" { Existing::Drain } else { Existing::Keep };
-                self.note(&path, format!("`{word}` is not built yet: connections that are no longer permitted are reset"));
+                self.note(
+                    &path,
+                    format!("`{word}` is not built yet: connections that are no longer permitted are reset"),
+                );
             }
             ("existing", ..) => self.bad(&path, value, "`close`, `drain` or `keep`", "close"),
             _ => self.ignored(&path),
@@ -162,11 +170,18 @@ impl Reader {
             return self.bad("trustDomainAliases", value, "a list of trust domains", "no alias");
         };
         if list.len() > ALIASES_MAX {
-            self.bad("trustDomainAliases", &list.len().into(), &format!("at most {ALIASES_MAX} entries"), "the first ones");
+            self.bad(
+                "trustDomainAliases",
+                &list.len().into(),
+                &format!("at most {ALIASES_MAX} entries"),
+                "the first ones",
+            );
         }
         for (index, alias) in list.iter().take(ALIASES_MAX).enumerate() {
             match alias.as_str() {
-                Some(domain) if is_trust_domain(domain) => self.config.settings.trust_domain_aliases.push(domain.to_owned()),
+                Some(domain) if is_trust_domain(domain) => {
+                    self.config.settings.trust_domain_aliases.push(domain.to_owned());
+                }
                 _ => self.bad(&format!("trustDomainAliases[{index}]"), alias, "a trust domain", "nothing in its place"),
             }
         }
@@ -219,7 +234,9 @@ fn is_label(text: &str) -> bool {
 /// What may stand as the first part of a SPIFFE id.
 fn is_trust_domain(text: &str) -> bool {
     (1..=255).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.' | b'_'))
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.' | b'_'))
 }
 
 #[cfg(test)]
@@ -250,7 +267,12 @@ mod tests {
 
     #[test]
     fn nothing_written_is_the_defaults() {
-        for map in [json!({}), json!({ "data": {} }), json!({ "data": { "mesh": "" } }), json!({ "data": { "mesh": "# nothing\n" } })] {
+        for map in [
+            json!({}),
+            json!({ "data": {} }),
+            json!({ "data": { "mesh": "" } }),
+            json!({ "data": { "mesh": "# nothing\n" } }),
+        ] {
             assert_eq!(of_config_map(&map), MeshConfig::default(), "{map}");
         }
     }
@@ -276,10 +298,18 @@ mod tests {
         assert_eq!(config.settings.profile, Profile::Sidecar);
         assert_eq!(config.settings.same_node, SameNode::Mtls);
         assert_eq!((config.strict, config.existing), (true, Existing::Close));
-        let bad: Vec<_> = config.findings.iter().filter(|finding| finding.bad).map(|finding| finding.path.as_str()).collect();
+        let bad: Vec<_> =
+            config.findings.iter().filter(|finding| finding.bad).map(|finding| finding.path.as_str()).collect();
         let expected = [
-            "rootNamespace", "trustDomain", "trustDomainAliases[1]", "trustDomainAliases[2]", "extensionProviders[0]",
-            "tidegate.profile", "tidegate.strict", "tidegate.sameNode", "tidegate.existing",
+            "rootNamespace",
+            "trustDomain",
+            "trustDomainAliases[1]",
+            "trustDomainAliases[2]",
+            "extensionProviders[0]",
+            "tidegate.profile",
+            "tidegate.strict",
+            "tidegate.sameNode",
+            "tidegate.existing",
         ];
         assert_eq!(bad, expected);
     }

@@ -46,11 +46,23 @@ struct Condition {
 
 /// The writes that bring the status of every policy up to date. `mesh` is what `translator` made of the same objects; `now` is
 /// RFC 3339 in UTC.
-pub fn reconcile_status(objects: &Objects, translator: &Translator, mesh: &Mesh, report: &Report, now: &str) -> Vec<Write> {
-    let authorizations: BTreeMap<_, _> =
-        mesh.policies.iter().map(|policy| ((policy.id.namespace.as_str(), policy.id.name.as_str()), policy.as_ref())).collect();
-    let authentications: BTreeMap<_, _> =
-        mesh.peer_authentications.iter().map(|policy| ((policy.id.namespace.as_str(), policy.id.name.as_str()), policy.as_ref())).collect();
+pub fn reconcile_status(
+    objects: &Objects,
+    translator: &Translator,
+    mesh: &Mesh,
+    report: &Report,
+    now: &str,
+) -> Vec<Write> {
+    let authorizations: BTreeMap<_, _> = mesh
+        .policies
+        .iter()
+        .map(|policy| ((policy.id.namespace.as_str(), policy.id.name.as_str()), policy.as_ref()))
+        .collect();
+    let authentications: BTreeMap<_, _> = mesh
+        .peer_authentications
+        .iter()
+        .map(|policy| ((policy.id.namespace.as_str(), policy.id.name.as_str()), policy.as_ref()))
+        .collect();
     let mut writes = Vec::new();
     for (plural, object) in [AUTHORIZATION_POLICIES, PEER_AUTHENTICATIONS]
         .into_iter()
@@ -90,17 +102,28 @@ fn authorization(policy: &AuthorizationPolicy, findings: &[Finding], mesh: &Mesh
     }
     let selector = match &policy.scope {
         Scope::Targets => {
-            return not_enforced("NeedsProxyPath", "it applies to gateways and waypoints only, and there is none".to_owned());
+            return not_enforced(
+                "NeedsProxyPath",
+                "it applies to gateways and waypoints only, and there is none".to_owned(),
+            );
         }
         Scope::All => None,
         // S-27
         Scope::Labels(labels) if labels.is_empty() && mesh.settings.profile == Profile::Ambient => {
-            return not_enforced("NothingSelected", "a selector without labels selects nothing in the ambient profile".to_owned());
+            return not_enforced(
+                "NothingSelected",
+                "a selector without labels selects nothing in the ambient profile".to_owned(),
+            );
         }
         Scope::Labels(labels) => Some(labels),
     };
     match policy.action {
-        Action::Audit => return not_enforced("UnsupportedValue", "AUDIT is not built yet: nothing is marked, and no verdict changes".to_owned()),
+        Action::Audit => {
+            return not_enforced(
+                "UnsupportedValue",
+                "AUDIT is not built yet: nothing is marked, and no verdict changes".to_owned(),
+            );
+        }
         // S-35
         Action::Custom if mesh.settings.profile == Profile::Ambient => {
             return not_enforced("UnsupportedValue", "the ambient profile does not apply CUSTOM".to_owned());
@@ -108,7 +131,10 @@ fn authorization(policy: &AuthorizationPolicy, findings: &[Finding], mesh: &Mesh
         _ => {}
     }
     if policy.action == Action::Custom || found(Code::NeedsProxyPath) {
-        return not_enforced("NeedsProxyPath", "it needs the bytes of a connection: connections it could concern are refused".to_owned());
+        return not_enforced(
+            "NeedsProxyPath",
+            "it needs the bytes of a connection: connections it could concern are refused".to_owned(),
+        );
     }
     counted(&policy.id.namespace, selector, mesh, report)
 }
@@ -123,7 +149,8 @@ fn authentication(policy: &PeerAuthentication, findings: &[Finding], mesh: &Mesh
 
 /// How many of the selected workloads enforce the present generation.
 fn counted(namespace: &str, selector: Option<&Labels>, mesh: &Mesh, report: &Report) -> Condition {
-    let selected: Vec<&Workload> = mesh.workloads.iter().filter(|workload| selects(namespace, selector, workload, mesh)).collect();
+    let selected: Vec<&Workload> =
+        mesh.workloads.iter().filter(|workload| selects(namespace, selector, workload, mesh)).collect();
     let members: Vec<&Workload> = selected.iter().copied().filter(|workload| workload.in_mesh).collect();
     let outside = selected.len() - members.len();
     let enforcing = members
@@ -165,11 +192,14 @@ fn not_enforced(reason: &'static str, message: String) -> Condition {
 /// The write that puts the conditions in place of those of the same type; none if they are there already.
 fn write(key: Key, object: &Object, conditions: &[Condition], now: &str) -> Option<Write> {
     let before = object.items_at("/status/conditions");
-    let ours: Vec<Value> = conditions.iter().map(|condition| render(condition, before, object.generation(), now)).collect();
+    let ours: Vec<Value> =
+        conditions.iter().map(|condition| render(condition, before, object.generation(), now)).collect();
     if ours.iter().all(|condition| before.contains(condition)) {
         return None;
     }
-    let is_ours = |value: &&Value| conditions.iter().any(|condition| value.get("type").and_then(Value::as_str) == Some(condition.kind));
+    let is_ours = |value: &&Value| {
+        conditions.iter().any(|condition| value.get("type").and_then(Value::as_str) == Some(condition.kind))
+    };
     let all: Vec<Value> = before.iter().filter(|value| !is_ours(value)).cloned().chain(ours).collect();
     Some(Write::PatchStatus { key, patch: json!({ "status": { "conditions": all } }) })
 }

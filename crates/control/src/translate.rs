@@ -14,7 +14,7 @@ use std::sync::Arc;
 use api::{Key, Object, Objects};
 use policy::finding::Finding;
 use policy::spec::{AuthorizationPolicy, PeerAuthentication};
-use policy::{Mesh, Settings, Workload, WorkloadId};
+use policy::{Mesh, Workload, WorkloadId};
 use serde_json::Value;
 
 use crate::inject;
@@ -52,7 +52,11 @@ struct Cached<T> {
 
 impl std::fmt::Debug for Translator {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Translator").field("config", &self.config).field("policies", &self.authorizations.len()).finish_non_exhaustive()
+        formatter
+            .debug_struct("Translator")
+            .field("config", &self.config)
+            .field("policies", &self.authorizations.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -116,7 +120,9 @@ impl Translator {
     /// What parsing found in one policy.
     pub fn findings_of(&self, key: &Key) -> &[Finding] {
         let authorization = self.authorizations.get(key).map(|cached| cached.findings.as_slice());
-        authorization.or_else(|| self.authentications.get(key).map(|cached| cached.findings.as_slice())).unwrap_or_default()
+        authorization
+            .or_else(|| self.authentications.get(key).map(|cached| cached.findings.as_slice()))
+            .unwrap_or_default()
     }
 
     /// Addresses that several pods claim at once. None of these pods has them: whose traffic it is cannot be told.
@@ -125,10 +131,15 @@ impl Translator {
     }
 
     fn workloads(&mut self, objects: &Objects) -> Vec<Workload> {
-        let mut workloads: Vec<Workload> = objects.list("", "pods").filter_map(|pod| workload(pod, &self.aliases)).collect();
+        let mut workloads: Vec<Workload> =
+            objects.list("", "pods").filter_map(|pod| workload(pod, &self.aliases)).collect();
         let mut seen = BTreeSet::new();
-        self.shared_addresses =
-            workloads.iter().flat_map(|workload| &workload.addresses).copied().filter(|address| !seen.insert(*address)).collect();
+        self.shared_addresses = workloads
+            .iter()
+            .flat_map(|workload| &workload.addresses)
+            .copied()
+            .filter(|address| !seen.insert(*address))
+            .collect();
         if !self.shared_addresses.is_empty() {
             for workload in &mut workloads {
                 workload.addresses.retain(|address| !self.shared_addresses.contains(address));

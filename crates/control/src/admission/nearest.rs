@@ -13,10 +13,13 @@ pub(super) fn nearest_word<'a>(wanted: &str, there: impl Iterator<Item = &'a str
 }
 
 /// A sentence on the labels that come nearest to those of a selector; none if nothing is near.
-pub(super) fn nearest_labels<'a>(selector: &Labels, there: impl Iterator<Item = (&'a str, Labels)>) -> Option<String> {
+pub(super) fn nearest_labels<'a>(
+    selector: &Labels,
+    there: impl Iterator<Item = (&'a str, &'a Labels)>,
+) -> Option<String> {
     let mut best: Option<(usize, String)> = None;
     for (name, labels) in there {
-        let Some((cost, differing)) = compare(selector, &labels) else { continue };
+        let Some((cost, differing)) = compare(selector, labels) else { continue };
         if best.as_ref().is_none_or(|(least, _)| cost < *least) {
             best = Some((cost, format!("pod `{name}` has {differing}")));
         }
@@ -46,7 +49,8 @@ fn compare(selector: &Labels, labels: &Labels) -> Option<(usize, String)> {
             }
         }
     }
-    let one_slip = selector.len() == 1 && cost <= selector.values().map(|value| (value.len() / 3).clamp(1, 3)).sum::<usize>();
+    let one_slip =
+        selector.len() == 1 && cost <= selector.values().map(|value| (value.len() / 3).clamp(1, 3)).sum::<usize>();
     let renamed_key = differing.iter().any(|text| text.starts_with("label "));
     (equal > 0 || one_slip || renamed_key).then(|| (cost, differing.join(" and ")))
 }
@@ -80,7 +84,9 @@ mod tests {
 
     #[test]
     fn distances() {
-        for (one, other, steps) in [("", "", 0), ("a", "", 1), ("", "abc", 3), ("kitten", "sitting", 3), ("tcp-echo", "tcp-ecco", 1)] {
+        for (one, other, steps) in
+            [("", "", 0), ("a", "", 1), ("", "abc", 3), ("kitten", "sitting", 3), ("tcp-echo", "tcp-ecco", 1)]
+        {
             assert_eq!(distance(one, other), steps, "{one} {other}");
             assert_eq!(distance(other, one), steps, "{other} {one}");
         }
@@ -96,12 +102,26 @@ mod tests {
     #[test]
     fn the_pod_that_was_meant() {
         let selector = labels(&[("app", "tcp-ecco")]);
-        let there = [("sleep-1", labels(&[("app", "sleep")])), ("echo-1", labels(&[("app", "tcp-echo"), ("version", "v1")]))];
-        assert_eq!(nearest_labels(&selector, there.clone().into_iter()).as_deref(), Some("pod `echo-1` has app=tcp-echo"));
+        let there =
+            [("sleep-1", labels(&[("app", "sleep")])), ("echo-1", labels(&[("app", "tcp-echo"), ("version", "v1")]))];
+        assert_eq!(
+            nearest_labels(&selector, there.iter().map(|(name, labels)| (*name, labels))).as_deref(),
+            Some("pod `echo-1` has app=tcp-echo")
+        );
         let two = labels(&[("app", "tcp-echo"), ("version", "v2")]);
-        assert_eq!(nearest_labels(&two, there.clone().into_iter()).as_deref(), Some("pod `echo-1` has version=v1"));
+        assert_eq!(
+            nearest_labels(&two, there.iter().map(|(name, labels)| (*name, labels))).as_deref(),
+            Some("pod `echo-1` has version=v1")
+        );
         let key = labels(&[("ap", "tcp-echo")]);
-        assert!(nearest_labels(&key, there.clone().into_iter()).unwrap().contains("has label app and not ap"));
-        assert_eq!(nearest_labels(&labels(&[("tier", "database")]), there.into_iter()), None);
+        assert!(
+            nearest_labels(&key, there.iter().map(|(name, labels)| (*name, labels)))
+                .unwrap()
+                .contains("has label app and not ap")
+        );
+        assert_eq!(
+            nearest_labels(&labels(&[("tier", "database")]), there.iter().map(|(name, labels)| (*name, labels))),
+            None
+        );
     }
 }

@@ -33,7 +33,8 @@ fn create(request: &Request<'_>, new: &Object, options: &Options) -> Admitted {
             refusal: None,
         },
         Err(error) => {
-            let cause = Cause::forbidden(error_field(&error), &format!("injection into namespace {namespace}: {error}"));
+            let cause =
+                Cause::forbidden(error_field(&error), &format!("injection into namespace {namespace}: {error}"));
             Admitted::refused(Status::invalid("", "Pod", new.name(), vec![cause]))
         }
     }
@@ -44,12 +45,22 @@ fn update(old: &Object, new: &Object) -> Admitted {
     let mut causes = Vec::new();
     if inject::is_injected(old.value()) != inject::is_injected(new.value()) {
         let field = format!("metadata.annotations[{STATUS_ANNOTATION}]");
-        causes.push(Cause::forbidden(&field, "a pod cannot join or leave the mesh while it is there: delete it and create it anew"));
+        causes.push(Cause::forbidden(
+            &field,
+            "a pod cannot join or leave the mesh while it is there: delete it and create it anew",
+        ));
     }
     if service_account(old) != service_account(new) {
-        causes.push(Cause::forbidden("spec.serviceAccountName", "the identity of a pod cannot change: delete it and create it anew"));
+        causes.push(Cause::forbidden(
+            "spec.serviceAccountName",
+            "the identity of a pod cannot change: delete it and create it anew",
+        ));
     }
-    if causes.is_empty() { Admitted::default() } else { Admitted::refused(Status::invalid("", "Pod", new.name(), causes)) }
+    if causes.is_empty() {
+        Admitted::default()
+    } else {
+        Admitted::refused(Status::invalid("", "Pod", new.name(), causes))
+    }
 }
 
 fn error_field(error: &inject::Error) -> &'static str {
@@ -67,7 +78,12 @@ fn display_name(pod: &Object) -> &str {
 fn owner(pod: &Object, namespace: &str) -> Owner {
     let namespace = Some(namespace.to_owned());
     let Some(controller) = pod.controller() else {
-        return Owner { name: display_name(pod).to_owned(), api_version: "v1".to_owned(), plural: "pods".to_owned(), namespace };
+        return Owner {
+            name: display_name(pod).to_owned(),
+            api_version: "v1".to_owned(),
+            plural: "pods".to_owned(),
+            namespace,
+        };
     };
     let hash = pod.label("pod-template-hash").unwrap_or_default();
     let deployment = controller.name.strip_suffix(hash).and_then(|name| name.strip_suffix('-'));

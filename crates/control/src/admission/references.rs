@@ -71,14 +71,18 @@ impl<'a> Selected<'a> {
             .iter()
             .flat_map(|plural| objects.list("apps", plural))
             .filter(|object| in_scope(object))
-            .filter(|object| selector.is_none_or(|selector| has_labels(object.at("/spec/template/metadata/labels"), selector)))
+            .filter(|object| {
+                selector.is_none_or(|selector| has_labels(object.at("/spec/template/metadata/labels"), selector))
+            })
             .count();
         Self { namespace, whole_mesh, pods, templates }
     }
 
     fn remarks(&self, selector: Option<&Labels>, mesh: &Mesh, objects: &Objects) -> Vec<Remark> {
         let mut remarks = Vec::new();
-        if let Some(selector) = selector.filter(|selector| !selector.is_empty() && self.pods.is_empty() && self.templates == 0) {
+        if let Some(selector) =
+            selector.filter(|selector| !selector.is_empty() && self.pods.is_empty() && self.templates == 0)
+        {
             remarks.push(Remark::new(Code::SelectorSelectsNothing, "spec.selector", self.nothing(selector, objects)));
         }
         let outside: Vec<WorkloadId> = self
@@ -97,7 +101,11 @@ impl<'a> Selected<'a> {
             remarks.push(Remark::new(Code::NotInMesh, if selector.is_some() { "spec.selector" } else { "" }, message));
         }
         if !self.whole_mesh && !mesh.namespaces.contains(self.namespace) {
-            remarks.push(Remark::new(Code::NamespaceUnknown, "metadata.namespace", unknown_namespace(self.namespace, mesh)));
+            remarks.push(Remark::new(
+                Code::NamespaceUnknown,
+                "metadata.namespace",
+                unknown_namespace(self.namespace, mesh),
+            ));
         }
         remarks
     }
@@ -109,12 +117,15 @@ impl<'a> Selected<'a> {
         let start = format!("`{what}` selects no pod {place}");
         let all: Vec<&Object> = objects.list("", "pods").map(AsRef::as_ref).collect();
         let here = |pod: &&&Object| self.whole_mesh || pod.namespace() == Some(self.namespace);
-        if let Some(pod) = all.iter().filter(|pod| !here(pod)).find(|pod| has_labels(pod.at("/metadata/labels"), selector)) {
+        if let Some(pod) =
+            all.iter().filter(|pod| !here(pod)).find(|pod| has_labels(pod.at("/metadata/labels"), selector))
+        {
             let namespace = pod.namespace().unwrap_or_default();
             return format!("{start}, but pods in namespace {namespace}: a policy reaches its own namespace only");
         }
-        let candidates = all.iter().filter(here).map(|pod| (pod.name(), labels(pod.at("/metadata/labels"))));
-        match nearest_labels(selector, candidates) {
+        let found: Vec<(&str, Labels)> =
+            all.iter().filter(here).map(|pod| (pod.name(), labels(pod.at("/metadata/labels")))).collect();
+        match nearest_labels(selector, found.iter().map(|(name, labels)| (*name, labels))) {
             Some(near) => format!("{start}; {near}"),
             None => start,
         }
@@ -129,7 +140,9 @@ fn has_labels(found: &serde_json::Value, selector: &Labels) -> bool {
 fn values(policy: &AuthorizationPolicy) -> Vec<(String, &Match, &Values)> {
     let mut all = Vec::new();
     for (index, rule) in policy.rules.iter().enumerate() {
-        for (list, inner, entries) in [("from", ".source", &rule.from), ("to", ".operation", &rule.to), ("when", "", &rule.when)] {
+        for (list, inner, entries) in
+            [("from", ".source", &rule.from), ("to", ".operation", &rule.to), ("when", "", &rule.when)]
+        {
             for (position, entry) in entries.iter().enumerate() {
                 for field in &entry.matches {
                     let place = format!("spec.rules[{index}].{list}[{position}]{inner}");
@@ -158,7 +171,10 @@ fn names(field: &Match, condition: bool) -> (String, String) {
 }
 
 fn namespaces(path: &str, values: &Values, mesh: &Mesh) -> Vec<Remark> {
-    let unknown = values.iter().map(policy::spec::Value::text).filter(|name| !name.contains('*') && !mesh.namespaces.contains(*name));
+    let unknown = values
+        .iter()
+        .map(policy::spec::Value::text)
+        .filter(|name| !name.contains('*') && !mesh.namespaces.contains(*name));
     unknown.map(|name| Remark::new(Code::NamespaceUnknown, path, unknown_namespace(name, mesh))).collect()
 }
 
@@ -170,7 +186,7 @@ fn unknown_namespace(name: &str, mesh: &Mesh) -> String {
 
 fn service_accounts(path: &str, values: &Values, own: &str, mesh: &Mesh, objects: &Objects) -> Vec<Remark> {
     let found = values.iter().filter_map(|value| {
-        let (namespace, name) = value.text().split_once('/').unwrap_or((own, value.text()));
+        let (namespace, name) = value.text().split_once('/').unwrap_or_else(|| (own, value.text()));
         account(path, namespace, name, mesh, objects)
     });
     found.collect()
@@ -182,7 +198,8 @@ fn principals(path: &str, values: &Values, mesh: &Mesh, objects: &Objects) -> Ve
         match parts.as_slice() {
             // Who is in another trust domain cannot be looked up here.
             [domain, "ns", namespace, "sa", name]
-                if (*domain == "cluster.local" || *domain == mesh.settings.trust_domain) && !value.text().contains('*') =>
+                if (*domain == "cluster.local" || *domain == mesh.settings.trust_domain)
+                    && !value.text().contains('*') =>
             {
                 account(path, namespace, name, mesh, objects)
             }
@@ -216,7 +233,9 @@ fn ports(path: &str, values: &Values, selected: &Selected<'_>, mesh: &Mesh, obje
         if targets.contains(number) || declared(selected, *number) {
             continue;
         }
-        let found = services.iter().find_map(|service| Some((service, service.ports.iter().find(|port| port.port == *number)?)));
+        let found = services
+            .iter()
+            .find_map(|service| Some((service, service.ports.iter().find(|port| port.port == *number)?)));
         if let Some((service, port)) = found {
             let message = format!(
                 "{number} is the port of service `{}`; its pods listen on {}, and that is the port policies see",
@@ -232,7 +251,8 @@ fn ports(path: &str, values: &Values, selected: &Selected<'_>, mesh: &Mesh, obje
 fn services_of<'a>(selected: &Selected<'_>, mesh: &'a Mesh) -> Vec<&'a Service> {
     let serves = |service: &&Service| {
         selected.pods.iter().any(|pod| {
-            pod.namespace() == Some(service.namespace.as_str()) && has_labels(pod.at("/metadata/labels"), &service.selector)
+            pod.namespace() == Some(service.namespace.as_str())
+                && has_labels(pod.at("/metadata/labels"), &service.selector)
         })
     };
     mesh.services.iter().filter(serves).collect()
@@ -261,7 +281,10 @@ fn http_ports(policy: &AuthorizationPolicy, selected: &Selected<'_>, mesh: &Mesh
     let message = match ports.as_slice() {
         [] => return None,
         [one] => format!("port {one} may carry HTTP and is enforced as TCP: HTTP fields do not work there"),
-        [one, rest @ ..] => format!("port {one} and {} more may carry HTTP and are enforced as TCP: HTTP fields do not work there", rest.len()),
+        [one, rest @ ..] => format!(
+            "port {one} and {} more may carry HTTP and are enforced as TCP: HTTP fields do not work there",
+            rest.len()
+        ),
     };
     Some(Remark::new(Code::HttpPort, "", message))
 }
@@ -269,7 +292,8 @@ fn http_ports(policy: &AuthorizationPolicy, selected: &Selected<'_>, mesh: &Mesh
 /// S-84: whatever is not declared to be TCP is HTTP or found out by its bytes.
 fn may_be_http(app_protocol: Option<&str>, name: Option<&str>, port: u16) -> bool {
     const TCP_PORTS: [u16; 4] = [25, 53, 3306, 27017];
-    let word = app_protocol.or_else(|| name.and_then(|name| name.split('-').next())).unwrap_or_default().to_ascii_lowercase();
+    let word =
+        app_protocol.or_else(|| name.and_then(|name| name.split('-').next())).unwrap_or_default().to_ascii_lowercase();
     match word.as_str() {
         "tcp" | "tls" | "https" | "mongo" | "redis" | "mysql" | "kubernetes.io/wss" => false,
         "http" | "http2" | "grpc" | "grpc-web" | "http_proxy" | "kubernetes.io/h2c" | "kubernetes.io/ws" => true,

@@ -50,7 +50,8 @@ pub(super) fn refusal(request: &Request<'_>, mut mesh: Mesh, policy: &Arc<Author
         [first(true), first(false)].into_iter().flatten().find_map(|address| {
             let too_large = table(&snapshot, id, *address).err()?;
             let concerned = if id.name == EXAMPLE_NAME { String::new() } else { format!(" (workload {id})") };
-            let cause = Cause::field("FieldValueInvalid", format!("Invalid value: {too_large}{concerned}"), "spec.rules");
+            let cause =
+                Cause::field("FieldValueInvalid", format!("Invalid value: {too_large}{concerned}"), "spec.rules");
             Some(Status::invalid(&request.key.group, "AuthorizationPolicy", &policy.id.name, vec![cause]))
         })
     })
