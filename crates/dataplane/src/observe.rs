@@ -1,0 +1,410 @@
+//! Refusals of the kernel become records: a logged SYN is decided again, with names, on the snapshot its table came from.
+//!
+//! One thread reads the log of every pod. It never holds up a verdict: what it cannot take in is lost, and counted. For
+//! each pod, always: refusals counted by the kernel = records + folded + lost, once the log is drained.
+
+mod fold;
+mod packet;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc as commands;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use linux::netlink::Received;
+use linux::nflog::{Listener, Logged};
+use policy::decide::{Connection, Reason};
+use policy::mesh::WorkloadId;
+use policy::record::{Close, End, Outcome, Record};
+use policy::snapshot::Snapshot;
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use tokio::sync::mpsc;
+
+use crate::Error;
+use crate::verdicts::LOG_PREFIX;
+use fold::{Fate, Fold, Window};
+use packet::Attempt;
+
+/// Datagrams read from one pod before the next pod has its turn; one refusal each.
+const TURN: usize = 256;
+/// Pods that are handled per wake-up; the others stay ready.
+const READY_MAX: usize = 64;
+/// Generations of one pod whose refusals may still be in its log. Each is dropped when the log was drained after its end.
+const GENERATIONS_MAX: usize = 64;
+/// The event of the wake-up handle; pods count from 1.
+const WAKE: u64 = 0;
+
+/// The snapshots that a pod's refusals may have come from, by the generation of the table.
+#[derive(Debug, Default)]
+pub(crate) struct Generations {
+    // INVARIANT: ascending; the last is the one in force.
+    list: Mutex<Vec<InForce>>,
+}
+
+#[derive(Debug)]
+struct InForce {
+    table: u64,
+    snapshot: Arc<Snapshot>,
+    /// No packet can meet this table any more.
+    over: bool,
+}
+
+impl Generations {
+    /// Before a table is put into force: its refusals are decided on this snapshot.
+    pub(crate) fn begin(&self, table: u64, snapshot: &Arc<Snapshot>) {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.retain(|one| one.table != table);
+        list.push(InForce { table, snapshot: Arc::clone(snapshot), over: false });
+        let surplus = list.len().saturating_sub(GENERATIONS_MAX);
+        list.drain(..surplus);
+    }
+
+    /// The table in force says the same in a newer snapshot: that one knows the names of today.
+    pub(crate) fn renew(&self, snapshot: &Arc<Snapshot>) {
+        if let Some(last) = self.list.lock().unwrap_or_else(PoisonError::into_inner).last_mut() {
+            last.snapshot = Arc::clone(snapshot);
+        }
+    }
+
+    /// After a table is in force and packets in flight are through: what came before it only waits in the log.
+    pub(crate) fn end_before(&self, table: u64) {
+        for one in self.list.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            one.over |= one.table != table;
+        }
+    }
+
+    fn drained(&self) {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).retain(|one| !one.over);
+    }
+
+    fn of(&self, table: u64) -> Option<Arc<Snapshot>> {
+        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.iter().find(|one| one.table == table).map(|one| Arc::clone(&one.snapshot))
+    }
+}
+
+/// What became of a pod's refusals.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    records: AtomicU64,
+    folded: AtomicU64,
+    lost: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Tally {
+    pub(crate) fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn folded(&self) -> u64 {
+        self.folded.load(Ordering::Relaxed)
+    }
+
+    /// Received and lost since, for want of room.
+    pub(crate) fn lost_here(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Messages that came at all.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+}
+
+/// What the observer needs of a pod.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) workload: WorkloadId,
+    pub(crate) listener: Listener,
+    pub(crate) generations: Arc<Generations>,
+    pub(crate) tally: Arc<Tally>,
+}
+
+enum Command {
+    Watch(u64, Box<Watched>),
+    Forget(u64),
+    /// Read everything that waits, write out what is folded, then answer.
+    Settle(commands::SyncSender<()>),
+}
+
+/// The thread that reads the logs; it ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    commands: Mutex<commands::Sender<Command>>,
+    wake: Arc<OwnedFd>,
+    names: AtomicU64,
+}
+
+impl Observer {
+    pub(crate) fn start(records: mpsc::Sender<Record>) -> Result<Self, Error> {
+        let failed = |source: std::io::Error| Error::Worker { what: "cannot be started", source };
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| failed(errno.into()))?;
+        let wake = Arc::new(wake);
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
+        epoll::add(&epoll, &*wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)
+            .map_err(|errno| failed(errno.into()))?;
+        let (sender, receiver) = commands::channel();
+        let mut reader =
+            Reader { epoll, wake: Arc::clone(&wake), receiver, pods: HashMap::new(), records, ids: Ids::begin() };
+        std::thread::Builder::new().name("observe".to_owned()).spawn(move || reader.run()).map_err(failed)?;
+        Ok(Self { commands: Mutex::new(sender), wake, names: AtomicU64::new(WAKE + 1) })
+    }
+
+    /// Reads this pod's log from now on; the number is for [`Self::forget`].
+    pub(crate) fn watch(&self, watched: Watched) -> u64 {
+        let name = self.names.fetch_add(1, Ordering::Relaxed);
+        self.send(Command::Watch(name, Box::new(watched)));
+        name
+    }
+
+    /// Reads what is left of a pod's log, then closes it.
+    pub(crate) fn forget(&self, name: u64) {
+        self.send(Command::Forget(name));
+    }
+
+    /// Returns when everything that was in the logs is a record, folded or lost.
+    pub(crate) fn settle(&self) {
+        let (done, wait) = commands::sync_channel(1);
+        self.send(Command::Settle(done));
+        // A reader that is gone drops its end: nothing more will be read, and the numbers say so.
+        wait.recv().ok();
+    }
+
+    fn send(&self, command: Command) {
+        let sent = self.commands.lock().unwrap_or_else(PoisonError::into_inner).send(command);
+        if sent.is_err() {
+            tracing::error!("the reader of refusals has ended: refusals are counted by the kernel only");
+        }
+        self.ring();
+    }
+
+    /// A full counter (2^64 - 2 wake-ups unread) is awake as well: an error changes nothing.
+    fn ring(&self) {
+        rustix::io::write(&*self.wake, &1_u64.to_ne_bytes()).ok();
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        // The reader sees the closed channel when it wakes up.
+        let (closed, _) = commands::channel();
+        *self.commands.lock().unwrap_or_else(PoisonError::into_inner) = closed;
+        self.ring();
+    }
+}
+
+struct Pod {
+    watched: Watched,
+    window: Window,
+}
+
+struct Reader {
+    epoll: OwnedFd,
+    wake: Arc<OwnedFd>,
+    receiver: commands::Receiver<Command>,
+    pods: HashMap<u64, Pod>,
+    records: mpsc::Sender<Record>,
+    ids: Ids,
+}
+
+impl Reader {
+    fn run(&mut self) {
+        loop {
+            let mut ready = [const { std::mem::MaybeUninit::uninit() }; READY_MAX];
+            let events: Vec<u64> = match epoll::wait(&self.epoll, &mut ready, self.until_due().as_ref()) {
+                Ok((events, _)) => events.iter().map(|event| event.data.u64()).collect(),
+                Err(rustix::io::Errno::INTR) => Vec::new(),
+                Err(errno) => {
+                    return tracing::error!(%errno, "cannot wait for refusals: they are counted by the kernel only");
+                }
+            };
+            for name in events {
+                if name == WAKE {
+                    if !self.obey() {
+                        return;
+                    }
+                } else if let Some(pod) = self.pods.get_mut(&name) {
+                    pod.read(TURN, &self.records, &mut self.ids);
+                }
+            }
+            let now = Instant::now();
+            for pod in self.pods.values_mut() {
+                pod.write_folds(Some(now), &self.records, &mut self.ids);
+            }
+        }
+    }
+
+    /// Until the next second of a pod with folded refusals is over.
+    fn until_due(&self) -> Option<Timespec> {
+        let due = self.pods.values().filter_map(|pod| pod.window.due()).min()?;
+        // One more millisecond than left, so that it is over when this returns.
+        let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        Timespec::try_from(left).ok()
+    }
+
+    /// `false`: the owner is gone.
+    fn obey(&mut self) -> bool {
+        let mut count = [0; 8];
+        // Only what was rung for is taken; a ring after this wakes again.
+        rustix::io::read(&*self.wake, &mut count).ok();
+        loop {
+            match self.receiver.try_recv() {
+                Ok(Command::Watch(name, watched)) => self.watch(name, *watched),
+                Ok(Command::Forget(name)) => {
+                    if let Some(mut pod) = self.pods.remove(&name) {
+                        pod.settle(&self.records, &mut self.ids);
+                    }
+                }
+                Ok(Command::Settle(done)) => {
+                    for pod in self.pods.values_mut() {
+                        pod.settle(&self.records, &mut self.ids);
+                    }
+                    // Nobody waits any more: nothing to tell.
+                    done.send(()).ok();
+                }
+                Err(commands::TryRecvError::Empty) => return true,
+                Err(commands::TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn watch(&mut self, name: u64, watched: Watched) {
+        let added = epoll::add(&self.epoll, &watched.listener, epoll::EventData::new_u64(name), epoll::EventFlags::IN);
+        if let Err(errno) = added {
+            tracing::error!(%errno, workload = %watched.workload, "cannot wait for refusals of a workload: they are counted by the kernel only");
+        }
+        self.pods.insert(name, Pod { watched, window: Window::begin(Instant::now()) });
+    }
+}
+
+impl Pod {
+    /// Reads up to `turn` datagrams.
+    fn read(&mut self, turn: usize, records: &mpsc::Sender<Record>, ids: &mut Ids) {
+        let Self { watched, window } = self;
+        let Watched { workload, listener, generations, tally } = watched;
+        for _ in 0..turn {
+            let received = listener.read(|logged| {
+                tally.received.fetch_add(1, Ordering::Relaxed);
+                let Some((attempt, generation)) = read_logged(&logged) else {
+                    tally.lost.fetch_add(1, Ordering::Relaxed);
+                    return;
+                };
+                match window.sort(attempt, generation) {
+                    Fate::Own => {
+                        write(workload, generations, tally, records, ids, Fold { attempt, generation, count: 1 });
+                    }
+                    Fate::Folded => drop(tally.folded.fetch_add(1, Ordering::Relaxed)),
+                    Fate::Lost => drop(tally.lost.fetch_add(1, Ordering::Relaxed)),
+                }
+            });
+            match received {
+                Ok(Received::Messages) => {}
+                // What was lost is the difference between the kernel's count and ours.
+                Ok(Received::Overrun) => {
+                    tracing::warn!(%workload, "more refusals than could be read: some have no record");
+                }
+                Ok(Received::Nothing) => return generations.drained(),
+                Err(error) => return tracing::error!(%error, %workload, "cannot read refusals"),
+            }
+        }
+    }
+
+    fn settle(&mut self, records: &mpsc::Sender<Record>, ids: &mut Ids) {
+        // No turns: what waits is bounded by the queue of the socket.
+        self.read(usize::MAX, records, ids);
+        self.write_folds(None, records, ids);
+    }
+
+    fn write_folds(&mut self, now: Option<Instant>, records: &mpsc::Sender<Record>, ids: &mut Ids) {
+        let Watched { workload, generations, tally, .. } = &self.watched;
+        for fold in self.window.turn(now) {
+            // They were counted as folded when they came.
+            tally.folded.fetch_sub(fold.count, Ordering::Relaxed);
+            write(workload, generations, tally, records, ids, fold);
+        }
+    }
+}
+
+fn read_logged(logged: &Logged<'_>) -> Option<(Attempt, u64)> {
+    let generation = logged.prefix.strip_prefix(LOG_PREFIX)?.parse().ok()?;
+    Some((packet::attempt(logged.packet)?, generation))
+}
+
+fn write(
+    workload: &WorkloadId,
+    generations: &Generations,
+    tally: &Tally,
+    records: &mpsc::Sender<Record>,
+    ids: &mut Ids,
+    fold: Fold,
+) {
+    let record = record(workload, generations.of(fold.generation).as_deref(), ids.take(), &fold);
+    if records.try_send(record).is_ok() {
+        tally.records.fetch_add(1, Ordering::Relaxed);
+        tally.folded.fetch_add(fold.count - 1, Ordering::Relaxed);
+    } else {
+        tally.lost.fetch_add(fold.count, Ordering::Relaxed);
+    }
+}
+
+/// Decides a refused connection again, on the snapshot whose table refused it.
+fn record(workload: &WorkloadId, snapshot: Option<&Snapshot>, id: u64, fold: &Fold) -> Record {
+    let Attempt { source, destination, .. } = fold.attempt;
+    let end = |address: std::net::SocketAddr| {
+        let is = snapshot.map(|snapshot| snapshot.at(address.ip())).unwrap_or_default();
+        End { workload: is.workload, identity: is.identity, address: address.ip(), port: address.port() }
+    };
+    let decided = snapshot.map(|snapshot| {
+        let peer = snapshot.at(source.ip()).peer();
+        let connection = Connection::new(source.ip(), peer, destination.ip(), destination.port());
+        snapshot.explain_at_syn(workload, &connection).outcome()
+    });
+    // The kernel has refused it: without a snapshot, or against the policy because the table could not be loaded.
+    let outcome = decided.filter(|outcome| !outcome.permitted).unwrap_or_else(|| Outcome {
+        permitted: false,
+        reason: Reason::NotReady,
+        policy: None,
+        rule: None,
+        nearest: None,
+        if_enforced: None,
+        generation: snapshot.map_or(fold.generation, Snapshot::generation),
+    });
+    let mut to = end(destination);
+    to.workload = Some(workload.clone());
+    Record {
+        id,
+        opened_unix_ms: unix_ms(),
+        source: end(source),
+        destination: to,
+        outcome,
+        count: fold.count,
+        bytes_received: None,
+        bytes_sent: None,
+        duration_us: None,
+        close: Some(Close::Refused),
+    }
+}
+
+/// Numbers of records: the second this process began, then a count, so that no two processes of a mesh agree.
+struct Ids {
+    last: u64,
+}
+
+impl Ids {
+    fn begin() -> Self {
+        Self { last: (unix_ms() / 1000) << 32 }
+    }
+
+    fn take(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or_default()
+}

@@ -1,0 +1,318 @@
+//! A snapshot is put into force, in this order, per workload: the table in one transaction; a barrier until packets that
+//! met the old one are through; open connections listed and judged again, the no longer permitted reset, until a listing
+//! shows none; then the generation counts as in force.
+//!
+//! Workloads whose table is the same cost nothing. The others are written by a few threads, those that were quick the
+//! last time first, and judged as they come, so that a workload with a huge table delays no other.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use policy::mesh::WorkloadId;
+use policy::snapshot::{NeedsProxyPath, Snapshot};
+use policy::table::{TooLarge, table};
+
+use crate::attach::Pod;
+use crate::revoke::{self, Peers};
+use crate::verdicts::{Goes, Half, Verdicts, Wanted};
+use crate::{Error, Shared, lock};
+
+/// Tables written at the same time. Two keep two CPUs busy; with four, three huge ones still leave a way past them.
+const WRITERS: usize = 4;
+
+/// What became of a snapshot.
+#[derive(Debug)]
+pub struct Report {
+    /// Its generation.
+    pub generation: u64,
+    /// It was handed to every attached workload. `false`: it was broken off or is older than one that is in force.
+    pub complete: bool,
+    /// Every attached workload.
+    pub workloads: BTreeMap<WorkloadId, Enforcement>,
+}
+
+/// How far one workload is.
+#[derive(Debug)]
+pub struct Enforcement {
+    /// The generation whose decisions are in force, open connections included.
+    pub generation: u64,
+    /// Elements of its table.
+    pub entries: usize,
+    /// Its table was written anew or changed for this snapshot.
+    pub changed: bool,
+    /// Connections reset because they are no longer permitted.
+    pub resets: usize,
+    /// Policies whose verdict needs bytes of the connection; what depends on them is refused.
+    pub needs_proxy: Vec<NeedsProxyPath>,
+    /// Why it does not enforce what the policies say; it refuses more, never less.
+    pub trouble: Option<Arc<Trouble>>,
+}
+
+/// Why a workload does not enforce what its policies say.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The snapshot does not know the workload: it refuses everything.
+    Unknown,
+    /// Its table would be too large: it refuses everything.
+    TooLarge(TooLarge),
+    /// The kernel did not take its table: it refuses everything, if the kernel took at least that.
+    NotLoaded(Error),
+    /// Its table is in force; open connections could not be judged.
+    NotJudged(Error),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("the workload is not in the snapshot and refuses every connection"),
+            Self::TooLarge(too_large) => write!(f, "every connection is refused: {too_large}"),
+            Self::NotLoaded(error) => write!(f, "every connection is refused: {}", with_causes(error)),
+            Self::NotJudged(error) => write!(f, "open connections may be left over: {}", with_causes(error)),
+        }
+    }
+}
+
+fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Whose turn it is to publish, and what the first one does besides.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    closed_others: bool,
+}
+
+/// A pod's table and how far its enforcement has come.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    pub(crate) verdicts: Verdicts,
+    /// The last snapshot handed to it, whatever came of it.
+    snapshot: Option<Arc<Snapshot>>,
+    /// Open connections were judged under that table.
+    judged: bool,
+    /// Why it refuses more than its policies say, or may have left connections open.
+    trouble: Option<Arc<Trouble>>,
+    /// How long its last table took; the quick ones go first.
+    took: Duration,
+}
+
+impl Progress {
+    pub(crate) fn at_attach(verdicts: Verdicts) -> Self {
+        Self { verdicts, snapshot: None, judged: false, trouble: None, took: Duration::ZERO }
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.snapshot.as_ref().filter(|_| self.judged).map_or(0, |snapshot| snapshot.generation())
+    }
+
+    pub(crate) fn entries(&self) -> usize {
+        self.verdicts.in_force().map_or(0, Wanted::elements)
+    }
+}
+
+pub(crate) fn publish(shared: &Shared, snapshot: &Arc<Snapshot>) -> Report {
+    let mut turn = lock(&shared.publishing);
+    let generation = snapshot.generation();
+    if shared.current.load().as_ref().is_some_and(|current| current.generation() > generation) {
+        return Report { generation, complete: false, workloads: BTreeMap::new() };
+    }
+    // First, so that a pod attached from here on catches up by itself if the list below misses it.
+    shared.current.store(Some(Arc::clone(snapshot)));
+    if !turn.closed_others {
+        match lock(&shared.guard).close_others() {
+            Ok(()) => turn.closed_others = true,
+            Err(error) => tracing::error!(%error, "cannot close the guard for links of an earlier process"),
+        }
+    }
+    let pods: Vec<Arc<Pod>> = lock(&shared.pods).values().cloned().collect();
+    let mut workloads = BTreeMap::new();
+    let mut changing = Vec::new();
+    for pod in &pods {
+        match unchanged(pod, snapshot) {
+            Some(enforcement) => drop(workloads.insert(pod.workload().clone(), enforcement)),
+            None => changing.push(Arc::clone(pod)),
+        }
+    }
+    changing.sort_by_key(|pod| lock(&pod.progress).took);
+    let writers = WRITERS.min(changing.len());
+    let queue = Mutex::new(changing.into_iter());
+    let (written, mut ready) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..writers {
+            let written = written.clone();
+            let queue = &queue;
+            scope.spawn(move || {
+                while let Some(pod) = lock_next(queue) {
+                    let trouble = write(&pod, snapshot);
+                    // The reader lives as long as this scope.
+                    drop(written.send((pod, trouble)));
+                }
+            });
+        }
+        drop(written);
+        while let Some(batch) = next_batch(&mut ready) {
+            workloads.extend(judge_batch(&pods, batch, snapshot));
+        }
+    });
+    Report { generation, complete: true, workloads }
+}
+
+/// One pod alone, when it is attached.
+pub(crate) fn catch_up(shared: &Shared, pod: &Arc<Pod>, snapshot: &Arc<Snapshot>) -> Enforcement {
+    if let Some(enforcement) = unchanged(pod, snapshot) {
+        return enforcement;
+    }
+    let trouble = write(pod, snapshot);
+    let pods: Vec<Arc<Pod>> = lock(&shared.pods).values().cloned().collect();
+    barrier_then_judge(&pods, pod, trouble, snapshot)
+}
+
+fn lock_next(queue: &Mutex<std::vec::IntoIter<Arc<Pod>>>) -> Option<Arc<Pod>> {
+    lock(queue).next()
+}
+
+type Written = (Arc<Pod>, Option<Trouble>);
+
+/// Waits for a written table, and takes those that are ready as well: they share a barrier.
+fn next_batch(ready: &mut mpsc::Receiver<Written>) -> Option<Vec<Written>> {
+    let mut batch = vec![ready.recv().ok()?];
+    batch.extend(ready.try_iter());
+    Some(batch)
+}
+
+/// If the table says the same and was judged: the newer snapshot replaces the older as its explanation, and that is all.
+fn unchanged(pod: &Pod, snapshot: &Arc<Snapshot>) -> Option<Enforcement> {
+    let mut progress = lock(&pod.progress);
+    let before = progress.snapshot.as_ref()?;
+    let newer = before.generation() > snapshot.generation();
+    let same = snapshot.same_table(before, pod.workload());
+    let settled = same && progress.judged && progress.verdicts.in_force().is_some();
+    if !newer && !settled {
+        return None;
+    }
+    if !newer {
+        pod.generations.renew(snapshot);
+        progress.snapshot = Some(Arc::clone(snapshot));
+    }
+    Some(enforcement(pod, &progress, snapshot, false, 0))
+}
+
+/// Puts the table into force. What it could not do, it says; then the workload refuses everything.
+fn write(pod: &Pod, snapshot: &Arc<Snapshot>) -> Option<Trouble> {
+    let began = Instant::now();
+    let (wanted, mut trouble) = wanted(pod, snapshot);
+    let mut progress = lock(&pod.progress);
+    if progress.snapshot.as_ref().is_some_and(|before| before.generation() > snapshot.generation()) {
+        return None;
+    }
+    progress.snapshot = Some(Arc::clone(snapshot));
+    if progress.verdicts.in_force().is_some_and(|in_force| in_force.same(&wanted)) {
+        pod.generations.renew(snapshot);
+    } else {
+        progress.judged = false;
+        pod.generations.begin(wanted.generation, snapshot);
+        if let Err(source) = progress.verdicts.load(wanted) {
+            trouble = Some(Trouble::NotLoaded(Error::Load { workload: Box::new(pod.workload().clone()), source }));
+        }
+    }
+    progress.took = began.elapsed();
+    trouble
+}
+
+/// The table that the snapshot has for a pod.
+fn wanted(pod: &Pod, snapshot: &Snapshot) -> (Wanted, Option<Trouble>) {
+    let generation = snapshot.generation();
+    let Some(state) = snapshot.workload(pod.workload()) else {
+        return (Wanted::closed(generation), Some(Trouble::Unknown));
+    };
+    if !state.workload().in_mesh {
+        return (Wanted { generation, four: Half::open(), six: Half::open() }, None);
+    }
+    let half = |address| table(snapshot, pod.workload(), address).map(|table| Half::of(&table, address.is_ipv6()));
+    let [v4, v6] = pod.addresses();
+    match (half(v4), half(v6)) {
+        (Ok(four), Ok(six)) => (Wanted { generation, four, six }, None),
+        (Err(too_large), _) | (_, Err(too_large)) => (Wanted::closed(generation), Some(Trouble::TooLarge(too_large))),
+    }
+}
+
+fn judge_batch(pods: &[Arc<Pod>], batch: Vec<Written>, snapshot: &Arc<Snapshot>) -> Vec<(WorkloadId, Enforcement)> {
+    let barrier = linux::membarrier::global();
+    if let Err(error) = &barrier {
+        tracing::error!(%error, "cannot wait for packets in flight");
+    }
+    batch
+        .into_iter()
+        .map(|(pod, trouble)| (pod.workload().clone(), judge(pods, &pod, trouble, snapshot, barrier.is_ok())))
+        .collect()
+}
+
+fn barrier_then_judge(
+    pods: &[Arc<Pod>],
+    pod: &Arc<Pod>,
+    trouble: Option<Trouble>,
+    snapshot: &Arc<Snapshot>,
+) -> Enforcement {
+    let mut judged = judge_batch(pods, vec![(Arc::clone(pod), trouble)], snapshot);
+    judged.pop().map_or_else(|| enforcement(pod, &lock(&pod.progress), snapshot, false, 0), |(_, one)| one)
+}
+
+/// Resets what the table in force no longer permits; the generation is in force after that.
+fn judge(
+    pods: &[Arc<Pod>],
+    pod: &Pod,
+    trouble: Option<Trouble>,
+    snapshot: &Arc<Snapshot>,
+    barrier: bool,
+) -> Enforcement {
+    let in_force = lock(&pod.progress).verdicts.in_force().cloned();
+    let by_address: HashMap<IpAddr, &Arc<Pod>> =
+        pods.iter().flat_map(|other| other.addresses().map(|address| (address, other))).collect();
+    let find = |address: IpAddr| by_address.get(&address).map(|other| &other.sockets);
+    let mut peers = Peers { find: &find, unmarked: HashMap::new() };
+    let known = std::cell::RefCell::new(HashMap::new());
+    let permitted = |source: IpAddr, port: u16| {
+        *known.borrow_mut().entry((source, port)).or_insert_with(|| {
+            let half = in_force.as_ref().map(|wanted| if source.is_ipv4() { &wanted.four } else { &wanted.six });
+            half.is_some_and(|half| half.goes(source, port) == Goes::Allow)
+        })
+    };
+    let workload = || Box::new(pod.workload().clone());
+    let (resets, not_judged) = match revoke::judge(&pod.net, &pod.sockets, &mut peers, &permitted) {
+        Ok(judged) if judged.left > 0 => {
+            let left = Error::StillOpen { workload: workload(), left: judged.left, rounds: judged.rounds };
+            (judged.resets, Some(Trouble::NotJudged(left)))
+        }
+        Ok(judged) => (judged.resets, None),
+        Err(source) => (0, Some(Trouble::NotJudged(Error::Judge { workload: workload(), source }))),
+    };
+    pod.resets.fetch_add(u64::try_from(resets).unwrap_or_default(), Ordering::Relaxed);
+    let mut progress = lock(&pod.progress);
+    progress.judged = barrier && not_judged.is_none();
+    if let (true, Some(wanted)) = (barrier, &in_force) {
+        pod.generations.end_before(wanted.generation);
+    }
+    progress.trouble = trouble.or(not_judged).map(Arc::new);
+    enforcement(pod, &progress, snapshot, true, resets)
+}
+
+fn enforcement(pod: &Pod, progress: &Progress, snapshot: &Snapshot, changed: bool, resets: usize) -> Enforcement {
+    Enforcement {
+        generation: progress.generation(),
+        entries: progress.entries(),
+        changed,
+        resets,
+        needs_proxy: snapshot.needs_proxy(pod.workload()),
+        trouble: progress.trouble.clone(),
+    }
+}
