@@ -1,6 +1,19 @@
 //! What follows from objects: deployments make replica sets make pods, services get VIPs and endpoints, namespaces
-//! their contents. Pure: [`reconcile`] says which writes are wanted, the loop of the mesh commits them and asks again
-//! with what changed, until none is wanted.
+//! their contents and their end. Pure: [`reconcile`] says which writes are wanted; the loop of the mesh commits them,
+//! takes in their events and asks again with what changed, until none is wanted.
+//!
+//! A look costs as much as the namespaces of what changed are large. What a controller writes never follows from what
+//! it wrote before but from what it sees, so that a lost or refused write is simply wanted again.
+
+mod deployments;
+mod endpoints;
+mod garbage;
+mod namespaces;
+mod node;
+mod plan;
+mod replicasets;
+mod serviceaccounts;
+mod services;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,29 +21,14 @@ use std::sync::Arc;
 use api::{Key, Objects, Write};
 
 use crate::node::Ranges;
+pub use node::NODE_NAME;
+use plan::Plan;
 
 /// Which objects changed since the last look.
 #[derive(Debug, Clone, Default)]
 pub struct Changed {
     everything: bool,
     keys: BTreeSet<Key>,
-}
-
-impl Changed {
-    /// Nothing is known: look at all objects.
-    pub const fn everything() -> Self {
-        Self { everything: true, keys: BTreeSet::new() }
-    }
-
-    /// These changed, were made or are gone.
-    pub fn keys(keys: impl IntoIterator<Item = Key>) -> Self {
-        Self { everything: false, keys: keys.into_iter().collect() }
-    }
-
-    /// Whether nothing changed.
-    pub fn is_empty(&self) -> bool {
-        !self.everything && self.keys.is_empty()
-    }
 }
 
 /// What controllers need to know beyond objects.
@@ -53,10 +51,60 @@ pub struct Cluster {
     pub ca_pem: String,
 }
 
-/// The writes that are wanted now.
-pub fn reconcile(objects: &Objects, changed: &Changed, _context: &Context) -> Vec<Write> {
-    if changed.is_empty() || objects.is_empty() {
-        return Vec::new();
+/// Objects that nothing follows from, and of which there are many.
+const LEAVES: &[(&str, &str)] = &[("", "events"), ("events.k8s.io", "events"), ("coordination.k8s.io", "leases")];
+
+/// The writes that are wanted now. Before the next call all events up to the last of these writes must be in `objects`.
+pub fn reconcile(objects: &Objects, changed: &Changed, context: &Context) -> Vec<Write> {
+    let mut plan = Plan::new(objects, context);
+    let concerned = changed.namespaces(objects);
+    if changed.everything || changed.keys.iter().any(|key| key.is("", "nodes")) {
+        node::reconcile(&mut plan);
     }
-    Vec::new()
+    for namespace in concerned {
+        if let Some(found) = objects.find("", "namespaces", None, &namespace) {
+            namespaces::reconcile(&mut plan, found);
+            if found.is_deleting() {
+                continue;
+            }
+        }
+        serviceaccounts::reconcile(&mut plan, &namespace);
+        services::reconcile(&mut plan, &namespace);
+        deployments::reconcile(&mut plan, &namespace);
+        replicasets::reconcile(&mut plan, &namespace);
+        node::schedule(&mut plan, &namespace);
+        endpoints::reconcile(&mut plan, &namespace);
+    }
+    garbage::collect(&mut plan, changed);
+    plan.into_writes()
 }
+
+impl Changed {
+    /// Nothing is known: look at all objects.
+    pub const fn everything() -> Self {
+        Self { everything: true, keys: BTreeSet::new() }
+    }
+
+    /// These changed, were made or are gone.
+    pub fn keys(keys: impl IntoIterator<Item = Key>) -> Self {
+        Self { everything: false, keys: keys.into_iter().collect() }
+    }
+
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        !self.everything && self.keys.is_empty()
+    }
+
+    /// The namespaces that something changed in.
+    fn namespaces(&self, objects: &Objects) -> BTreeSet<String> {
+        if self.everything {
+            return objects.list("", "namespaces").map(|namespace| namespace.name().to_owned()).collect();
+        }
+        let matters = |key: &&Key| !LEAVES.iter().any(|(group, plural)| key.is(group, plural));
+        let of = |key: &Key| if key.is("", "namespaces") { Some(key.name.clone()) } else { key.namespace.clone() };
+        self.keys.iter().filter(matters).filter_map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

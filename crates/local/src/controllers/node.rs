@@ -1,0 +1,64 @@
+//! The one node, and the pods that are to run on it: all.
+
+use api::{Key, Object};
+use serde_json::{Value, json};
+
+use super::plan::{Plan, key, with_condition};
+
+/// Name of the node object.
+pub const NODE_NAME: &str = "tidegate";
+
+pub(super) fn reconcile(plan: &mut Plan<'_>) {
+    let Some(node) = plan.objects.find("", "nodes", None, NODE_NAME) else {
+        let mut node = Object::named("v1", "Node", None, NODE_NAME);
+        node.set(
+            "/metadata/labels",
+            json!({ "kubernetes.io/hostname": NODE_NAME, "kubernetes.io/os": "linux", "kubernetes.io/arch": arch() }),
+        );
+        plan.create(node);
+        return;
+    };
+    let ranges = plan.cluster().ranges;
+    let mut conditions = node.items_at("/status/conditions").to_vec();
+    let ready = json!({
+        "type": "Ready", "status": "True", "reason": "KubeletReady", "message": "tidegate runs pods on this machine",
+    });
+    with_condition(&mut conditions, &ready, &plan.now());
+    let pods = ranges.pods_v4.usable().to_string();
+    let status = json!({
+        "addresses": [
+            { "type": "InternalIP", "address": ranges.node_v4.to_string() },
+            { "type": "InternalIP", "address": ranges.node_v6.to_string() },
+            { "type": "Hostname", "address": NODE_NAME },
+        ],
+        "capacity": { "pods": pods.as_str() },
+        "allocatable": { "pods": pods.as_str() },
+        "conditions": conditions,
+        "nodeInfo": {
+            "architecture": arch(), "operatingSystem": "linux", "osImage": "this machine", "kernelVersion": "",
+            "machineID": "", "systemUUID": "", "bootID": "", "kubeProxyVersion": "",
+            "containerRuntimeVersion": concat!("tidegate://", env!("CARGO_PKG_VERSION")),
+            "kubeletVersion": concat!("v", env!("CARGO_PKG_VERSION"), "-tidegate"),
+        },
+    });
+    plan.patch_status(Key::cluster("", "nodes", NODE_NAME), node, &status);
+}
+
+/// Gives pods without node the one there is.
+pub(super) fn schedule(plan: &mut Plan<'_>, namespace: &str) {
+    for pod in plan.objects.in_namespace("", "pods", namespace) {
+        if pod.str_at("/spec/nodeName").is_empty() && !pod.is_deleting() {
+            let node: Value = json!({ "spec": { "nodeName": NODE_NAME } });
+            plan.patch(key("", "pods", pod), node);
+        }
+    }
+}
+
+/// Names of architectures as container images have them.
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
