@@ -48,9 +48,7 @@ impl Block {
         match (self, address) {
             (Self::V4(first, last), IpAddr::V4(v4)) => (first..=last).contains(&u32::from(v4)),
             (Self::V6(first, last), IpAddr::V6(v6)) => (first..=last).contains(&u128::from(v6)),
-            (Self::V4(..), IpAddr::V6(_)) | (Self::V6(..), IpAddr::V4(_)) | (Self::Never, _) => {
-                false
-            }
+            (Self::V4(..), IpAddr::V6(_)) | (Self::V6(..), IpAddr::V4(_)) | (Self::Never, _) => false,
         }
     }
 
@@ -68,11 +66,7 @@ pub fn parse_port(text: &str) -> Option<u16> {
         return None;
     }
     let significant = text.trim_start_matches('0');
-    if significant.is_empty() {
-        Some(0)
-    } else {
-        significant.parse().ok()
-    }
+    if significant.is_empty() { Some(0) } else { significant.parse().ok() }
 }
 
 /// An IPv4-mapped peer is IPv4 (S-57).
@@ -99,11 +93,7 @@ pub(crate) fn from_number(number: u128, like: IpAddr) -> IpAddr {
 fn prefix_length(text: &str) -> Option<u32> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let leading_zero = text.len() > 1 && text.starts_with('0');
-    if plain && !leading_zero {
-        text.parse().ok()
-    } else {
-        None
-    }
+    if plain && !leading_zero { text.parse().ok() } else { None }
 }
 
 #[cfg(test)]
@@ -112,30 +102,19 @@ mod tests {
 
     #[test]
     fn ports() {
-        for (text, port) in [
-            ("0", 0),
-            ("9000", 9000),
-            ("09000", 9000),
-            ("65535", 65535),
-            ("000", 0),
-            ("0000000065535", 65535),
-        ] {
+        for (text, port) in
+            [("0", 0), ("9000", 9000), ("09000", 9000), ("65535", 65535), ("000", 0), ("0000000065535", 65535)]
+        {
             assert_eq!(parse_port(text), Some(port), "{text}");
         }
-        for bad in [
-            "", " 1", "1 ", "+1", "-1", "65536", "1-2", "*", "0x10", "9_0", "١", "http", "9000,",
-        ] {
+        for bad in ["", " 1", "1 ", "+1", "-1", "65536", "1-2", "*", "0x10", "9_0", "١", "http", "9000,"] {
             assert_eq!(parse_port(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn blocks() {
-        let contains = |block: &str, address: &str| {
-            Block::parse(block)
-                .unwrap()
-                .contains(address.parse().unwrap())
-        };
+        let contains = |block: &str, address: &str| Block::parse(block).unwrap().contains(address.parse().unwrap());
         assert!(contains("10.0.0.7/8", "10.255.0.1"));
         assert!(!contains("10.0.0.7/8", "11.0.0.1"));
         assert!(contains("0.0.0.0/0", "255.255.255.255"));

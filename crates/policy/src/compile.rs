@@ -14,7 +14,7 @@ pub use rule::Effect;
 use crate::address::canonical;
 use crate::identity::SpiffeId;
 use crate::mesh::{Labels, Mesh, PolicyId, Profile, Settings, Workload, WorkloadId};
-use crate::mtls::Levels;
+use crate::mtls::{Levels, Mtls};
 use crate::ruleset::{CompiledPolicy, Ruleset};
 use crate::snapshot::{Snapshot, WorkloadState};
 use crate::spec::{Action, AuthorizationPolicy, Scope};
@@ -23,10 +23,7 @@ use crate::spec::{Action, AuthorizationPolicy, Scope};
 pub fn compile(mesh: &Mesh, generation: u64, before: Option<&Snapshot>) -> Snapshot {
     // Other settings change what policies mean: then nothing may be shared.
     let before = before.filter(|before| *before.settings == mesh.settings);
-    let settings = before.map_or_else(
-        || Arc::new(mesh.settings.clone()),
-        |before| Arc::clone(&before.settings),
-    );
+    let settings = before.map_or_else(|| Arc::new(mesh.settings.clone()), |before| Arc::clone(&before.settings));
     let policies = compile_policies(&mesh.policies, &settings, before);
     let candidates = Candidates::new(&policies, &settings);
     let levels = Levels::new(&mesh.peer_authentications, &settings);
@@ -34,24 +31,20 @@ pub fn compile(mesh: &Mesh, generation: u64, before: Option<&Snapshot>) -> Snaps
     let mut workloads = HashMap::with_capacity(mesh.workloads.len());
     for workload in &mesh.workloads {
         let old = before.and_then(|before| before.workloads.get(&workload.id));
-        let applied = candidates.of(workload);
-        let mtls = levels.of(workload);
+        // Outside the mesh nothing is enforced, so nothing may be decided there that is not.
+        let (applied, mtls) =
+            if workload.in_mesh { (candidates.of(workload), levels.of(workload)) } else { (Vec::new(), Mtls::none()) };
         let same = |old: &&Arc<WorkloadState>| {
             *old.workload == *workload && old.mtls == mtls && same_policies(&old.ruleset, &applied)
         };
         let state = if let Some(old) = old.filter(same) {
             Arc::clone(old)
         } else {
-            let key = applied
-                .iter()
-                .map(|policy| Arc::as_ptr(policy) as usize)
-                .collect();
-            let reused = old
-                .filter(|old| same_policies(&old.ruleset, &applied))
-                .map(|old| Arc::clone(&old.ruleset));
-            let ruleset = rulesets.entry(key).or_insert_with(|| {
-                reused.unwrap_or_else(|| Arc::new(Ruleset::new(applied, &settings)))
-            });
+            let key = applied.iter().map(|policy| Arc::as_ptr(policy) as usize).collect();
+            let reused = old.filter(|old| same_policies(&old.ruleset, &applied)).map(|old| Arc::clone(&old.ruleset));
+            let ruleset = rulesets
+                .entry(key)
+                .or_insert_with(|| reused.unwrap_or_else(|| Arc::new(Ruleset::new(applied, &settings))));
             let identity = workload.identity(&settings);
             Arc::new(WorkloadState {
                 workload: Arc::new(workload.clone()),
@@ -70,10 +63,7 @@ pub fn compile(mesh: &Mesh, generation: u64, before: Option<&Snapshot>) -> Snaps
     Snapshot {
         generation,
         settings,
-        policies: policies
-            .into_iter()
-            .map(|policy| (Arc::clone(policy.id()), policy))
-            .collect(),
+        policies: policies.into_iter().map(|policy| (Arc::clone(policy.id()), policy)).collect(),
         workloads,
         names,
         attested,
@@ -82,11 +72,7 @@ pub fn compile(mesh: &Mesh, generation: u64, before: Option<&Snapshot>) -> Snaps
 
 fn same_policies(ruleset: &Ruleset, applied: &[Arc<CompiledPolicy>]) -> bool {
     ruleset.policies.len() == applied.len()
-        && ruleset
-            .policies
-            .iter()
-            .zip(applied)
-            .all(|(one, other)| Arc::ptr_eq(one, other))
+        && ruleset.policies.iter().zip(applied).all(|(one, other)| Arc::ptr_eq(one, other))
 }
 
 fn compile_policies(
@@ -98,27 +84,19 @@ fn compile_policies(
         .iter()
         .map(|spec| {
             let old = before.and_then(|before| before.policies.get(&spec.id));
-            let same =
-                |old: &&Arc<CompiledPolicy>| Arc::ptr_eq(&old.spec, spec) || old.spec == *spec;
-            old.filter(same)
-                .map_or_else(|| Arc::new(compile_policy(spec, settings)), Arc::clone)
+            let same = |old: &&Arc<CompiledPolicy>| Arc::ptr_eq(&old.spec, spec) || old.spec == *spec;
+            old.filter(same).map_or_else(|| Arc::new(compile_policy(spec, settings)), Arc::clone)
         })
         .collect()
 }
 
-pub(crate) fn compile_policy(
-    spec: &Arc<AuthorizationPolicy>,
-    settings: &Settings,
-) -> CompiledPolicy {
+pub(crate) fn compile_policy(spec: &Arc<AuthorizationPolicy>, settings: &Settings) -> CompiledPolicy {
     let rules = spec
         .rules
         .iter()
         .map(|written| rule::compile_rule(written, spec.action, &spec.id.namespace, settings))
         .collect();
-    CompiledPolicy {
-        spec: Arc::clone(spec),
-        rules,
-    }
+    CompiledPolicy { spec: Arc::clone(spec), rules }
 }
 
 /// Does a policy reach workloads at all in this profile (S-25, S-27, S-35, S-73).
@@ -129,8 +107,7 @@ fn is_applied(policy: &AuthorizationPolicy, settings: &Settings) -> bool {
     match settings.profile {
         Profile::Sidecar => true,
         Profile::Ambient => {
-            let selects_nothing =
-                matches!(&policy.scope, Scope::Labels(labels) if labels.is_empty());
+            let selects_nothing = matches!(&policy.scope, Scope::Labels(labels) if labels.is_empty());
             let known_action = matches!(policy.action, Action::Allow | Action::Deny);
             !selects_nothing && known_action && (settings.ambient_dry_run || !policy.trial)
         }
@@ -153,22 +130,14 @@ struct InNamespace<'a> {
 impl<'a> Candidates<'a> {
     fn new(policies: &'a [Arc<CompiledPolicy>], settings: &'a Settings) -> Self {
         let mut by_namespace: HashMap<&str, InNamespace<'_>> = HashMap::new();
-        for policy in policies
-            .iter()
-            .filter(|policy| is_applied(&policy.spec, settings))
-        {
-            let place = by_namespace
-                .entry(policy.id().namespace.as_str())
-                .or_default();
+        for policy in policies.iter().filter(|policy| is_applied(&policy.spec, settings)) {
+            let place = by_namespace.entry(policy.id().namespace.as_str()).or_default();
             match labels(policy).and_then(|labels| labels.iter().next()) {
                 Some((key, value)) => place.by_label.entry((key, value)).or_default().push(policy),
                 None => place.unselective.push(policy),
             }
         }
-        Self {
-            by_namespace,
-            root: &settings.root_namespace,
-        }
+        Self { by_namespace, root: &settings.root_namespace }
     }
 
     /// S-24, S-26; sorted, so that neither the order of policies nor where they were found matters.
@@ -176,22 +145,12 @@ impl<'a> Candidates<'a> {
         let own = workload.id.namespace.as_str();
         let namespaces = [Some(self.root), (own != self.root).then_some(own)];
         let mut found: Vec<Arc<CompiledPolicy>> = Vec::new();
-        for place in namespaces
-            .into_iter()
-            .flatten()
-            .filter_map(|namespace| self.by_namespace.get(namespace))
-        {
+        for place in namespaces.into_iter().flatten().filter_map(|namespace| self.by_namespace.get(namespace)) {
             found.extend(place.unselective.iter().map(|policy| Arc::clone(policy)));
             for (key, value) in &workload.labels {
-                let selective = place
-                    .by_label
-                    .get(&(key.as_str(), value.as_str()))
-                    .into_iter()
-                    .flatten();
+                let selective = place.by_label.get(&(key.as_str(), value.as_str())).into_iter().flatten();
                 found.extend(
-                    selective
-                        .filter(|policy| selects(policy, &workload.labels))
-                        .map(|policy| Arc::clone(policy)),
+                    selective.filter(|policy| selects(policy, &workload.labels)).map(|policy| Arc::clone(policy)),
                 );
             }
         }
@@ -208,11 +167,7 @@ fn labels(policy: &CompiledPolicy) -> Option<&Labels> {
 }
 
 fn selects(policy: &CompiledPolicy, workload: &Labels) -> bool {
-    labels(policy).is_none_or(|labels| {
-        labels
-            .iter()
-            .all(|(key, value)| workload.get(key) == Some(value))
-    })
+    labels(policy).is_none_or(|labels| labels.iter().all(|(key, value)| workload.get(key) == Some(value)))
 }
 
 type Named = HashMap<IpAddr, WorkloadId>;
@@ -225,10 +180,7 @@ fn sources(workloads: &[Workload], settings: &Settings) -> (Named, Attested) {
     for workload in workloads {
         let identity = workload.identity(settings);
         for address in workload.addresses.iter().map(|address| canonical(*address)) {
-            if names
-                .get(&address)
-                .is_some_and(|other| *other != workload.id)
-            {
+            if names.get(&address).is_some_and(|other| *other != workload.id) {
                 contested.push(address);
                 continue;
             }

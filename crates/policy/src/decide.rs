@@ -34,14 +34,7 @@ pub struct Connection {
 impl Connection {
     /// A connection without server name and without answers.
     pub fn new(source: IpAddr, peer: Peer, destination: IpAddr, port: u16) -> Self {
-        Self {
-            source,
-            peer,
-            destination,
-            port,
-            sni: None,
-            answers: Vec::new(),
-        }
+        Self { source, peer, destination, port, sni: None, answers: Vec::new() }
     }
 }
 
@@ -171,11 +164,7 @@ pub struct ShadowVerdict {
 
 impl Decision {
     fn new(reason: Reason, at: Option<&RuleAt>, generation: u64) -> Self {
-        let verdict = if reason.permits() {
-            Ok(Permit { _made_here: () })
-        } else {
-            Err(Denial { reason })
-        };
+        let verdict = if reason.permits() { Ok(Permit { _made_here: () }) } else { Err(Denial { reason }) };
         Self {
             verdict,
             reason,
@@ -223,13 +212,9 @@ impl Snapshot {
         recorder: &mut R,
     ) -> Decision {
         match self.workloads.get(destination) {
-            Some(state) => Judge {
-                settings: &self.settings,
-                generation: self.generation,
-                seen,
-                connection,
+            Some(state) => {
+                Judge { settings: &self.settings, generation: self.generation, seen, connection }.judge(state, recorder)
             }
-            .judge(state, recorder),
             None => Decision::new(Reason::UnknownWorkload, None, self.generation), // fail closed
         }
     }
@@ -303,18 +288,8 @@ impl Judge<'_> {
         if ruleset.trial_deny.policies + ruleset.trial_allow.policies > 0 {
             so.shadow.if_enforced = Some(if_enforced(ruleset, &view, reason));
         }
-        let So {
-            audit,
-            consulted,
-            shadow,
-            ..
-        } = so;
-        Decision {
-            audit,
-            consulted,
-            shadow,
-            ..Decision::new(reason, at, self.generation)
-        }
+        let So { audit, consulted, shadow, .. } = so;
+        Decision { audit, consulted, shadow, ..Decision::new(reason, at, self.generation) }
     }
 
     /// S-31, with the trials of S-71 before each enforced stage.
@@ -332,10 +307,8 @@ impl Judge<'_> {
         so.audit = audit.certain.map(name_of);
         if ruleset.trial_deny.policies > 0 {
             let found = recorder.find(StageName::TrialDeny, &ruleset.trial_deny, view);
-            so.shadow.deny = Some(ShadowVerdict {
-                allowed: found.certain.is_none(),
-                matched: found.certain.map(name_of),
-            });
+            so.shadow.deny =
+                Some(ShadowVerdict { allowed: found.certain.is_none(), matched: found.certain.map(name_of) });
         }
         let deny = recorder.find(StageName::Deny, &ruleset.deny, view);
         if deny.certain.is_some() {
@@ -344,10 +317,8 @@ impl Judge<'_> {
         so.pending = so.pending.or(deny.possible);
         if ruleset.trial_allow.policies > 0 {
             let found = recorder.find(StageName::TrialAllow, &ruleset.trial_allow, view);
-            so.shadow.allow = Some(ShadowVerdict {
-                allowed: found.certain.is_some(),
-                matched: found.certain.map(name_of),
-            });
+            so.shadow.allow =
+                Some(ShadowVerdict { allowed: found.certain.is_some(), matched: found.certain.map(name_of) });
         }
         if ruleset.allow.policies == 0 {
             return (Reason::NoAllowPolicies, None);
@@ -371,9 +342,7 @@ impl Judge<'_> {
         for reach in [Reach::Bad, Reach::Asked] {
             for one in custom.iter().filter(|one| one.reach == reach) {
                 let found = recorder.find(StageName::Custom, &one.stage, view);
-                so.pending = so
-                    .pending
-                    .or_else(|| found.possible.filter(|_| found.certain.is_none()));
+                so.pending = so.pending.or_else(|| found.possible.filter(|_| found.certain.is_none()));
                 let Some(at) = found.certain else { continue };
                 if reach == Reach::Bad {
                     return Some((Reason::CustomBadProvider, Some(at)));
@@ -393,11 +362,7 @@ impl Judge<'_> {
         if self.seen == Seen::Syn {
             return None;
         }
-        self.connection
-            .answers
-            .iter()
-            .find(|(name, _)| name == provider)
-            .map(|(_, answer)| *answer)
+        self.connection.answers.iter().find(|(name, _)| name == provider).map(|(_, answer)| *answer)
     }
 
     fn has_mutual_tls(&self) -> bool {
@@ -417,14 +382,7 @@ impl Judge<'_> {
     }
 
     fn view(&self, mode: Effective) -> View<'_> {
-        let Connection {
-            source,
-            peer,
-            destination,
-            port,
-            sni,
-            ..
-        } = self.connection;
+        let Connection { source, peer, destination, port, sni, .. } = self.connection;
         let names = match (peer, self.settings.profile) {
             _ if mode == Effective::Disable => Names::None, // S-81
             (Peer::Anonymous, _) => Names::None,
@@ -436,13 +394,7 @@ impl Judge<'_> {
             Seen::Bytes => Some(sni.as_deref().unwrap_or_default()),
             Seen::Syn => None,
         };
-        View {
-            source: canonical(*source),
-            destination: canonical(*destination),
-            port: *port,
-            names,
-            server_name,
-        }
+        View { source: canonical(*source), destination: canonical(*destination), port: *port, names, server_name }
     }
 }
 

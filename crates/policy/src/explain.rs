@@ -93,20 +93,12 @@ pub enum Lack {
 
 impl fmt::Display for NearestMiss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            policy,
-            rule,
-            field,
-            lack,
-        } = self;
+        let Self { policy, rule, field, lack } = self;
         match lack {
             Lack::Differs { wanted, found } => {
                 write!(f, "{policy} rule {rule} wants {wanted}, found {found}")
             }
-            Lack::Never => write!(
-                f,
-                "{policy} rule {rule} never matches on TCP because of `{field}`"
-            ),
+            Lack::Never => write!(f, "{policy} rule {rule} never matches on TCP because of `{field}`"),
         }
     }
 }
@@ -132,45 +124,17 @@ impl Snapshot {
         self.explain_seen(destination, connection, Seen::Syn)
     }
 
-    fn explain_seen(
-        &self,
-        destination: &WorkloadId,
-        connection: &Connection,
-        seen: Seen,
-    ) -> Explanation {
-        let mut trace = Trace {
-            looked_at: Vec::new(),
-        };
+    fn explain_seen(&self, destination: &WorkloadId, connection: &Connection, seen: Seen) -> Explanation {
+        let mut trace = Trace { looked_at: Vec::new() };
         let decision = self.evaluate(destination, connection, seen, &mut trace);
         let Some(state) = self.workloads.get(destination) else {
-            return Explanation {
-                decision,
-                rules: Vec::new(),
-                nearest: None,
-            };
+            return Explanation { decision, rules: Vec::new(), nearest: None };
         };
-        let judge = Judge {
-            settings: &self.settings,
-            generation: self.generation,
-            seen,
-            connection,
-        };
+        let judge = Judge { settings: &self.settings, generation: self.generation, seen, connection };
         let view = judge.view_at(state);
-        let nearest = if decision.reason == Reason::AllowNoMatch {
-            nearest(&trace.looked_at, &view)
-        } else {
-            None
-        };
-        let rules = trace
-            .looked_at
-            .iter()
-            .map(|(stage, at, truth)| rule_trace(*stage, at, *truth, &view))
-            .collect();
-        Explanation {
-            decision,
-            rules,
-            nearest,
-        }
+        let nearest = if decision.reason == Reason::AllowNoMatch { nearest(&trace.looked_at, &view) } else { None };
+        let rules = trace.looked_at.iter().map(|(stage, at, truth)| rule_trace(*stage, at, *truth, &view)).collect();
+        Explanation { decision, rules, nearest }
     }
 }
 
@@ -183,18 +147,13 @@ fn as_matched(truth: Truth) -> Option<bool> {
 }
 
 fn rule_trace(stage: StageName, at: &RuleAt, truth: Truth, view: &View<'_>) -> RuleTrace {
-    let fields = parts(at)
-        .flat_map(|part| part.fields(view))
-        .map(|(field, _)| field)
-        .collect();
+    let fields = parts(at).flat_map(|part| part.fields(view)).map(|(field, _)| field).collect();
     RuleTrace {
         stage,
         policy: Arc::clone(at.policy.id()),
         rule: at.index,
         matched: as_matched(truth),
-        effect: at
-            .rule()
-            .map_or(Effect::Effective, |rule| rule.effect.clone()),
+        effect: at.rule().map_or(Effect::Effective, |rule| rule.effect.clone()),
         fields,
     }
 }
@@ -208,31 +167,20 @@ struct Part<'a> {
 }
 
 fn parts(at: &RuleAt) -> impl Iterator<Item = Part<'_>> {
-    let lists = at
-        .policy
-        .spec
-        .rules
-        .get(at.index)
-        .zip(at.rule())
-        .into_iter()
-        .flat_map(|(written, compiled)| {
-            [
-                ("from", ".source", &written.from, &compiled.from),
-                ("to", ".operation", &written.to, &compiled.to),
-                ("when", "", &written.when, &compiled.when),
-            ]
-        });
+    let lists = at.policy.spec.rules.get(at.index).zip(at.rule()).into_iter().flat_map(|(written, compiled)| {
+        [
+            ("from", ".source", &written.from, &compiled.from),
+            ("to", ".operation", &written.to, &compiled.to),
+            ("when", "", &written.when, &compiled.when),
+        ]
+    });
     lists.flat_map(|(name, inner, written, compiled)| {
-        written
-            .iter()
-            .zip(compiled)
-            .enumerate()
-            .map(move |(index, (written, compiled))| Part {
-                place: format!("{name}[{index}]{inner}"),
-                is_condition: inner.is_empty(),
-                written,
-                compiled,
-            })
+        written.iter().zip(compiled).enumerate().map(move |(index, (written, compiled))| Part {
+            place: format!("{name}[{index}]{inner}"),
+            is_condition: inner.is_empty(),
+            written,
+            compiled,
+        })
     })
 }
 
@@ -242,22 +190,10 @@ impl Part<'_> {
         let field = |check: &Check| {
             let written = self.written.matches.get(check.written)?;
             let truth = check.truth(view);
-            let field = if self.is_condition {
-                self.place.clone()
-            } else {
-                format!("{}.{}", self.place, written.written)
-            };
-            let wanted = in_words(
-                check.attribute,
-                written.wanted.as_ref(),
-                written.unwanted.as_ref(),
-            );
-            let trace = FieldTrace {
-                field,
-                wanted,
-                found: found(check.attribute, view),
-                matched: as_matched(truth),
-            };
+            let field =
+                if self.is_condition { self.place.clone() } else { format!("{}.{}", self.place, written.written) };
+            let wanted = in_words(check.attribute, written.wanted.as_ref(), written.unwanted.as_ref());
+            let trace = FieldTrace { field, wanted, found: found(check.attribute, view), matched: as_matched(truth) };
             Some((trace, truth != Truth::True))
         };
         self.compiled.checks.iter().filter_map(field).collect()
@@ -266,14 +202,8 @@ impl Part<'_> {
 
 /// The ALLOW rule with the fewest failed comparisons; an effective one before one that can never match.
 fn nearest(looked_at: &[(StageName, &RuleAt, Truth)], view: &View<'_>) -> Option<NearestMiss> {
-    let allow = looked_at
-        .iter()
-        .filter(|(stage, _, _)| *stage == StageName::Allow)
-        .map(|(_, at, _)| *at);
-    allow
-        .filter_map(|at| miss(at, view))
-        .min_by_key(|(failed, _)| *failed)
-        .map(|(_, miss)| miss)
+    let allow = looked_at.iter().filter(|(stage, _, _)| *stage == StageName::Allow).map(|(_, at, _)| *at);
+    allow.filter_map(|at| miss(at, view)).min_by_key(|(failed, _)| *failed).map(|(_, miss)| miss)
 }
 
 /// How many comparisons of a rule failed, and the first of them. A rule without effect counts as one failure more than its comparisons.
@@ -281,21 +211,12 @@ fn miss(at: &RuleAt, view: &View<'_>) -> Option<(usize, NearestMiss)> {
     let rule = at.rule()?;
     let (mut failed, mut first) = (0, None);
     for name in ["from", "to", "when"] {
-        let entries = parts(at)
-            .filter(|part| part.place.starts_with(name))
-            .map(|part| {
-                part.fields(view)
-                    .into_iter()
-                    .filter(|(_, failed)| *failed)
-                    .map(|(field, _)| field)
-                    .collect::<Vec<_>>()
-            });
+        let entries = parts(at).filter(|part| part.place.starts_with(name)).map(|part| {
+            part.fields(view).into_iter().filter(|(_, failed)| *failed).map(|(field, _)| field).collect::<Vec<_>>()
+        });
         // Of sources and operations one must match, of conditions all.
-        let lacking = if name == "when" {
-            entries.flatten().collect()
-        } else {
-            entries.min_by_key(Vec::len).unwrap_or_default()
-        };
+        let lacking =
+            if name == "when" { entries.flatten().collect() } else { entries.min_by_key(Vec::len).unwrap_or_default() };
         failed += lacking.len();
         first = first.or_else(|| lacking.into_iter().next());
     }
@@ -307,20 +228,11 @@ fn miss(at: &RuleAt, view: &View<'_>) -> Option<(usize, NearestMiss)> {
     };
     match &rule.effect {
         Effect::Void(by) => Some((failed + 1, miss(by.to_string(), Lack::Never))),
-        Effect::Dead(dropped) => Some((
-            failed + 1,
-            miss(
-                dropped.first().map(ToString::to_string).unwrap_or_default(),
-                Lack::Never,
-            ),
-        )),
+        Effect::Dead(dropped) => {
+            Some((failed + 1, miss(dropped.first().map(ToString::to_string).unwrap_or_default(), Lack::Never)))
+        }
         Effect::Effective | Effect::Widened(_) => {
-            let FieldTrace {
-                field,
-                wanted,
-                found,
-                ..
-            } = first?;
+            let FieldTrace { field, wanted, found, .. } = first?;
             Some((failed, miss(field, Lack::Differs { wanted, found })))
         }
     }
@@ -344,11 +256,7 @@ fn in_words(attribute: Attribute, wanted: Option<&Values>, unwanted: Option<&Val
     match (wanted, unwanted) {
         (Some(wanted), None) => format!("{what} {}", list(wanted, "or")),
         (None, Some(unwanted)) => format!("{what} other than {}", list(unwanted, "and")),
-        (Some(wanted), Some(unwanted)) => format!(
-            "{what} {} but not {}",
-            list(wanted, "or"),
-            list(unwanted, "or")
-        ),
+        (Some(wanted), Some(unwanted)) => format!("{what} {} but not {}", list(wanted, "or"), list(unwanted, "or")),
         (None, None) => what.to_owned(),
     }
 }
@@ -374,10 +282,7 @@ fn found(attribute: Attribute, view: &View<'_>) -> String {
         Names::None => "no identity".to_owned(),
         Names::One(id) => part(id).to_owned(),
         Names::Many(names) => {
-            let names: Vec<&str> = names
-                .iter()
-                .map(|name| name.id().map_or_else(|| name.raw(), part))
-                .collect();
+            let names: Vec<&str> = names.iter().map(|name| name.id().map_or_else(|| name.raw(), part)).collect();
             names.join(", ")
         }
     };

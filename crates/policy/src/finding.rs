@@ -21,13 +21,7 @@ pub enum Step {
 impl FieldPath {
     /// A path of members only, separated by dots.
     pub fn of(dotted: &str) -> Self {
-        Self(
-            dotted
-                .split('.')
-                .filter(|step| !step.is_empty())
-                .map(|step| Step::Member(step.to_owned()))
-                .collect(),
-        )
+        Self(dotted.split('.').filter(|step| !step.is_empty()).map(|step| Step::Member(step.to_owned())).collect())
     }
 
     /// This path and then a member.
@@ -107,11 +101,7 @@ pub struct Finding {
 impl Finding {
     /// Puts the parts together.
     pub fn new(code: Code, path: FieldPath, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            path,
-            message: message.into(),
-        }
+        Self { code, path, message: message.into() }
     }
 
     /// Does it make the object inadmissible.
@@ -253,22 +243,11 @@ mod tests {
 
     #[test]
     fn paths() {
-        let path = FieldPath::of("spec.rules")
-            .index(2)
-            .member("to")
-            .index(0)
-            .member("operation")
-            .member("ports");
+        let path = FieldPath::of("spec.rules").index(2).member("to").index(0).member("operation").member("ports");
         assert_eq!(path.to_string(), "spec.rules[2].to[0].operation.ports");
         assert_eq!(path.pointer(), "/spec/rules/2/to/0/operation/ports");
         let annotation = FieldPath::of("metadata.annotations").member("istio.io/dry-run");
-        assert_eq!(
-            annotation.to_string(),
-            "metadata.annotations[istio.io/dry-run]"
-        );
-        assert_eq!(
-            annotation.pointer(),
-            "/metadata/annotations/istio.io~1dry-run"
-        );
+        assert_eq!(annotation.to_string(), "metadata.annotations[istio.io/dry-run]");
+        assert_eq!(annotation.pointer(), "/metadata/annotations/istio.io~1dry-run");
     }
 }

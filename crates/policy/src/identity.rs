@@ -21,21 +21,14 @@ pub struct SpiffeId {
 impl SpiffeId {
     /// The identity of a service account; `None` if a part is empty or holds a `/`.
     pub fn new(trust_domain: &str, namespace: &str, service_account: &str) -> Option<Self> {
-        Self::parse(&format!(
-            "{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}"
-        ))
+        Self::parse(&format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}"))
     }
 
     /// Reads the exact form (S-51, ambient); anything else is `None`.
     pub fn parse(uri: &str) -> Option<Self> {
         let mut parts = uri.strip_prefix(SCHEME)?.split('/');
-        let (trust_domain, ns, namespace, sa, account) = (
-            parts.next()?,
-            parts.next()?,
-            parts.next()?,
-            parts.next()?,
-            parts.next()?,
-        );
+        let (trust_domain, ns, namespace, sa, account) =
+            (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let whole = ns == "ns" && sa == "sa" && parts.next().is_none();
         if !whole || trust_domain.is_empty() || namespace.is_empty() || account.is_empty() {
             return None;
@@ -43,11 +36,7 @@ impl SpiffeId {
         let start = u32::try_from(SCHEME.len() + trust_domain.len() + "/ns/".len()).ok()?;
         let end = start.checked_add(u32::try_from(namespace.len()).ok()?)?;
         let account = end.checked_add(4)?;
-        Some(Self {
-            uri: Arc::from(uri),
-            namespace: (start, end),
-            account,
-        })
+        Some(Self { uri: Arc::from(uri), namespace: (start, end), account })
     }
 
     /// The whole URI.
@@ -67,9 +56,7 @@ impl SpiffeId {
 
     /// The namespace.
     pub fn namespace(&self) -> &str {
-        self.uri
-            .get(self.namespace.0 as usize..self.namespace.1 as usize)
-            .unwrap_or_default()
+        self.uri.get(self.namespace.0 as usize..self.namespace.1 as usize).unwrap_or_default()
     }
 
     /// The service account.
@@ -118,9 +105,7 @@ impl<'de> Deserialize<'de> for SpiffeId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let uri = String::deserialize(deserializer)?;
         Self::parse(&uri).ok_or_else(|| {
-            serde::de::Error::custom(
-                "not of the form spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT",
-            )
+            serde::de::Error::custom("not of the form spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT")
         })
     }
 }
@@ -135,10 +120,7 @@ pub struct PeerName {
 impl PeerName {
     /// Keeps the name as it is and notes whether it has the exact form.
     pub fn new(raw: &str) -> Self {
-        Self {
-            raw: Arc::from(raw),
-            id: SpiffeId::parse(raw),
-        }
+        Self { raw: Arc::from(raw), id: SpiffeId::parse(raw) }
     }
 
     /// The name as it stands in the certificate.
@@ -188,10 +170,7 @@ mod tests {
     fn exact_form_only() {
         let id = SpiffeId::new("cluster.local", "foo", "sleep").unwrap();
         assert_eq!(id.uri(), "spiffe://cluster.local/ns/foo/sa/sleep");
-        assert_eq!(
-            (id.trust_domain(), id.namespace(), id.service_account()),
-            ("cluster.local", "foo", "sleep")
-        );
+        assert_eq!((id.trust_domain(), id.namespace(), id.service_account()), ("cluster.local", "foo", "sleep"));
         assert_eq!(id.principal(), "cluster.local/ns/foo/sa/sleep");
         for bad in [
             "",

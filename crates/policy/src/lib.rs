@@ -19,14 +19,14 @@ pub mod snapshot;
 pub mod space;
 pub mod spec;
 pub mod table;
+pub mod transition;
 
 pub use compile::compile;
 pub use decide::{Answer, Connection, Decision, Denial, Permit, Reason};
 pub use finding::{Code, FieldPath, Finding, Parsed, Severity};
 pub use identity::{Peer, PeerName, SpiffeId};
 pub use mesh::{
-    Labels, Mesh, PolicyId, Profile, ProviderKind, SameNode, Service, ServicePort, Settings,
-    Workload, WorkloadId,
+    Labels, Mesh, PolicyId, Profile, ProviderKind, SameNode, Service, ServicePort, Settings, Workload, WorkloadId,
 };
 pub use record::{Close, Record};
 pub use snapshot::{Snapshot, Source, WorkloadState};

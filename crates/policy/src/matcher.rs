@@ -94,25 +94,19 @@ impl Set {
     pub(crate) fn truth(&self, view: &View<'_>) -> Truth {
         Truth::of(match self {
             Self::Principals(set) => view.names.any_raw(|raw| set.matches_principal(raw)),
-            Self::NamespacesRaw(globs) => view
-                .names
-                .any_raw(|raw| globs.iter().any(|pattern| glob(pattern, raw))),
+            Self::NamespacesRaw(globs) => view.names.any_raw(|raw| globs.iter().any(|pattern| glob(pattern, raw))),
             Self::Namespaces(set) => view.names.any(|id| set.matches(id.namespace()), |_| false),
             Self::ServiceAccounts(accounts) => view.names.any(
                 |id| {
-                    accounts.iter().any(|(namespace, name)| {
-                        **namespace == *id.namespace() && **name == *id.service_account()
-                    })
-                },
-                |raw| {
                     accounts
                         .iter()
-                        .any(|(namespace, name)| account_in(namespace, name, raw))
+                        .any(|(namespace, name)| **namespace == *id.namespace() && **name == *id.service_account())
                 },
+                |raw| accounts.iter().any(|(namespace, name)| account_in(namespace, name, raw)),
             ),
-            Self::TrustDomains(patterns) => view
-                .names
-                .any_raw(|raw| patterns.iter().any(|pattern| trust_domain_in(pattern, raw))),
+            Self::TrustDomains(patterns) => {
+                view.names.any_raw(|raw| patterns.iter().any(|pattern| trust_domain_in(pattern, raw)))
+            }
             Self::Source(blocks) => blocks.contain(view.source),
             Self::Destination(blocks) => blocks.contain(view.destination),
             Self::Ports(ports) => ports.binary_search(&view.port).is_ok(),
@@ -134,11 +128,7 @@ impl Set {
             | Self::Namespaces(_)
             | Self::ServiceAccounts(_)
             | Self::TrustDomains(_) => true,
-            Self::Source(_)
-            | Self::Destination(_)
-            | Self::Ports(_)
-            | Self::ServerName(_)
-            | Self::Nothing => false,
+            Self::Source(_) | Self::Destination(_) | Self::Ports(_) | Self::ServerName(_) | Self::Nothing => false,
         }
     }
 }
@@ -174,14 +164,8 @@ impl TextSet {
 
     pub(crate) fn matches(&self, text: &str) -> bool {
         (self.present && !text.is_empty())
-            || self
-                .exact
-                .binary_search_by(|exact| (**exact).cmp(text))
-                .is_ok()
-            || self
-                .prefixes
-                .iter()
-                .any(|prefix| text.starts_with(&**prefix))
+            || self.exact.binary_search_by(|exact| (**exact).cmp(text)).is_ok()
+            || self.prefixes.iter().any(|prefix| text.starts_with(&**prefix))
             || self.suffixes.iter().any(|suffix| text.ends_with(&**suffix))
     }
 
@@ -189,10 +173,7 @@ impl TextSet {
     fn matches_principal(&self, raw: &str) -> bool {
         match raw.strip_prefix(SCHEME) {
             Some(principal) => self.matches(principal) || (self.present && !raw.is_empty()),
-            None => {
-                (self.present && !raw.is_empty())
-                    || self.suffixes.iter().any(|suffix| raw.ends_with(&**suffix))
-            }
+            None => (self.present && !raw.is_empty()) || self.suffixes.iter().any(|suffix| raw.ends_with(&**suffix)),
         }
     }
 }
@@ -229,11 +210,7 @@ impl Blocks {
     /// The disjoint, ascending intervals of one family as numbers.
     pub(crate) fn intervals(&self, like: IpAddr) -> Vec<RangeInclusive<u128>> {
         match like {
-            IpAddr::V4(_) => self
-                .v4
-                .iter()
-                .map(|(first, last)| u128::from(*first)..=u128::from(*last))
-                .collect(),
+            IpAddr::V4(_) => self.v4.iter().map(|(first, last)| u128::from(*first)..=u128::from(*last)).collect(),
             IpAddr::V6(_) => self.v6.iter().map(|(first, last)| *first..=*last).collect(),
         }
     }
@@ -255,10 +232,7 @@ fn join<N: Copy + Ord>(ranges: &mut Vec<(N, N)>, next: impl Fn(N) -> Option<N>) 
 
 fn within<N: Copy + Ord>(ranges: &[(N, N)], number: N) -> bool {
     let after = ranges.partition_point(|range| range.0 <= number);
-    after
-        .checked_sub(1)
-        .and_then(|at| ranges.get(at))
-        .is_some_and(|range| number <= range.1)
+    after.checked_sub(1).and_then(|at| ranges.get(at)).is_some_and(|range| number <= range.1)
 }
 
 /// S-52 sidecar: the glob that a raw name must match in full.
@@ -289,26 +263,20 @@ pub(crate) fn glob(pattern: &str, text: &str) -> bool {
 
 /// S-54 sidecar: `spiffe://TD/ns/NS/` [anything `/`] `sa/SA` [`/` anything].
 fn account_in(namespace: &str, name: &str, raw: &str) -> bool {
-    let Some((_, path)) = raw
-        .strip_prefix(SCHEME)
-        .and_then(|rest| rest.split_once('/'))
-        .filter(|(domain, _)| !domain.is_empty())
+    let Some((_, path)) =
+        raw.strip_prefix(SCHEME).and_then(|rest| rest.split_once('/')).filter(|(domain, _)| !domain.is_empty())
     else {
         return false;
     };
-    let Some(rest) = path
-        .strip_prefix("ns/")
-        .and_then(|rest| rest.strip_prefix(namespace))
-        .filter(|rest| rest.starts_with('/'))
+    let Some(rest) =
+        path.strip_prefix("ns/").and_then(|rest| rest.strip_prefix(namespace)).filter(|rest| rest.starts_with('/'))
     else {
         return false;
     };
     let wanted = ["/sa/", name].concat();
     // Every `/` may begin a match, overlapping ones too.
     rest.match_indices('/').any(|(at, _)| {
-        let end = rest
-            .get(at..)
-            .and_then(|rest| rest.strip_prefix(wanted.as_str()));
+        let end = rest.get(at..).and_then(|rest| rest.strip_prefix(wanted.as_str()));
         end.is_some_and(|end| end.is_empty() || end.starts_with('/'))
     })
 }
@@ -322,12 +290,9 @@ fn trust_domain_in(pattern: &str, raw: &str) -> bool {
         return true;
     }
     if !pattern.contains('*') {
-        return rest
-            .strip_prefix(pattern)
-            .is_some_and(|end| end.starts_with('/'));
+        return rest.strip_prefix(pattern).is_some_and(|end| end.starts_with('/'));
     }
-    rest.split_once('/')
-        .is_some_and(|(domain, _)| glob(pattern, domain))
+    rest.split_once('/').is_some_and(|(domain, _)| glob(pattern, domain))
 }
 
 #[cfg(test)]
@@ -356,11 +321,7 @@ mod tests {
             ("**", "x", false),
             ("a.c", "abc", false),
         ] {
-            assert_eq!(
-                TextSet::new([pattern]).matches(text),
-                expected,
-                "{pattern} {text}"
-            );
+            assert_eq!(TextSet::new([pattern]).matches(text), expected, "{pattern} {text}");
         }
     }
 
@@ -375,11 +336,7 @@ mod tests {
             ("x*", "x.example", false),
             ("*.example", "x.example", true),
         ] {
-            assert_eq!(
-                TextSet::new([pattern]).matches_principal(raw),
-                expected,
-                "{pattern} {raw}"
-            );
+            assert_eq!(TextSet::new([pattern]).matches_principal(raw), expected, "{pattern} {raw}");
         }
     }
 
@@ -420,10 +377,7 @@ mod tests {
         }
         assert!(glob(&namespace_glob("b"), "spiffe://td/ns/a/ns/b/sa/x"));
         assert!(!glob(&namespace_glob("b"), "spiffe://td/ns/b"));
-        assert!(
-            glob(&namespace_glob("sa"), "spiffe://td/ns/ns/sa/x"),
-            "overlapping markers"
-        );
+        assert!(glob(&namespace_glob("sa"), "spiffe://td/ns/ns/sa/x"), "overlapping markers");
     }
 
     #[test]
@@ -461,21 +415,10 @@ mod tests {
     #[test]
     fn blocks_join() {
         let blocks = Blocks::new(
-            [
-                "10.0.0.0/9",
-                "10.128.0.0/9",
-                "10.1.0.0/16",
-                "0.0.0.0",
-                "255.255.255.255",
-                "::/0",
-                "::1",
-            ]
-            .map(|text| Block::parse(text).unwrap()),
+            ["10.0.0.0/9", "10.128.0.0/9", "10.1.0.0/16", "0.0.0.0", "255.255.255.255", "::/0", "::1"]
+                .map(|text| Block::parse(text).unwrap()),
         );
-        assert_eq!(
-            blocks.v4,
-            [(0, 0), (0x0a00_0000, 0x0aff_ffff), (u32::MAX, u32::MAX)]
-        );
+        assert_eq!(blocks.v4, [(0, 0), (0x0a00_0000, 0x0aff_ffff), (u32::MAX, u32::MAX)]);
         assert_eq!(blocks.v6, [(0, u128::MAX)]);
         assert!(blocks.contain("255.255.255.255".parse().unwrap()));
         assert!(!blocks.contain("11.0.0.0".parse().unwrap()));

@@ -31,9 +31,7 @@ pub struct Mesh {
 }
 
 /// Which of Istio's two behaviours applies.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
     /// As a sidecar proxy decides; the default.
@@ -122,10 +120,7 @@ pub struct WorkloadId {
 impl WorkloadId {
     /// Puts the two together.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self {
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+        Self { namespace: namespace.into(), name: name.into() }
     }
 }
 
@@ -147,10 +142,7 @@ pub struct PolicyId {
 impl PolicyId {
     /// Puts the two together.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self {
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+        Self { namespace: namespace.into(), name: name.into() }
     }
 }
 
@@ -181,11 +173,7 @@ impl Workload {
         if !self.in_mesh {
             return None;
         }
-        SpiffeId::new(
-            &settings.trust_domain,
-            &self.id.namespace,
-            &self.service_account,
-        )
+        SpiffeId::new(&settings.trust_domain, &self.id.namespace, &self.service_account)
     }
 }
 

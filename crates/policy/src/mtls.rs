@@ -24,6 +24,11 @@ pub(crate) struct Mtls {
 }
 
 impl Mtls {
+    /// Where no mode is asked for (S-77).
+    pub(crate) fn none() -> Self {
+        Self { rest: Effective::Permissive, ports: BTreeMap::new(), named: None }
+    }
+
     pub(crate) fn at(&self, port: u16) -> Effective {
         self.ports.get(&port).copied().unwrap_or(self.rest)
     }
@@ -44,50 +49,31 @@ impl<'a> Levels<'a> {
     pub(crate) fn new(all: &'a [Arc<PeerAuthentication>], settings: &'a Settings) -> Self {
         let mut by_namespace: HashMap<&str, Vec<&PeerAuthentication>> = HashMap::new();
         for one in all {
-            by_namespace
-                .entry(one.id.namespace.as_str())
-                .or_default()
-                .push(one);
+            by_namespace.entry(one.id.namespace.as_str()).or_default().push(one);
         }
         for level in by_namespace.values_mut() {
             // The API server writes every time as RFC 3339 in UTC to the second, so text order is time order.
             level.sort_by(|a, b| (&a.created, &a.id.name).cmp(&(&b.created, &b.id.name)));
         }
-        Self {
-            by_namespace,
-            settings,
-        }
+        Self { by_namespace, settings }
     }
 
     /// S-77, S-78.
     pub(crate) fn of(&self, workload: &Workload) -> Mtls {
         let root = self.settings.root_namespace.as_str();
-        let in_namespace = |namespace: &str| {
-            self.by_namespace
-                .get(namespace)
-                .map(Vec::as_slice)
-                .unwrap_or_default()
-                .iter()
-                .copied()
-        };
-        let without_labels =
-            |namespace: &str| in_namespace(namespace).find(|one| one.selector.is_empty());
+        let in_namespace =
+            |namespace: &str| self.by_namespace.get(namespace).map(Vec::as_slice).unwrap_or_default().iter().copied();
+        let without_labels = |namespace: &str| in_namespace(namespace).find(|one| one.selector.is_empty());
         let own = (workload.id.namespace != root)
             .then(|| {
                 in_namespace(&workload.id.namespace).find(|one| {
                     !one.selector.is_empty()
-                        && one
-                            .selector
-                            .iter()
-                            .all(|(key, value)| workload.labels.get(key) == Some(value))
+                        && one.selector.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
                 })
             })
             .flatten();
         let above = [without_labels(&workload.id.namespace), without_labels(root)];
-        let above = above
-            .into_iter()
-            .flatten()
-            .find(|level| level.mode != Mode::Unset);
+        let above = above.into_iter().flatten().find(|level| level.mode != Mode::Unset);
         let inherited = above.map_or(Mode::Unset, |level| level.mode);
         let Some(own) = own else {
             return Mtls {
@@ -96,11 +82,7 @@ impl<'a> Levels<'a> {
                 named: above.map(|level| Arc::clone(&level.id)),
             };
         };
-        let mode = if own.mode == Mode::Unset {
-            inherited
-        } else {
-            own.mode
-        };
+        let mode = if own.mode == Mode::Unset { inherited } else { own.mode };
         let relaxes = self.disable_relaxes(own, inherited);
         let ports = own.ports.iter().filter_map(|(port, at_port)| {
             let at_port = match at_port {
@@ -110,11 +92,7 @@ impl<'a> Levels<'a> {
             };
             Some((*port, self.effective(at_port)))
         });
-        Mtls {
-            rest: self.effective(mode),
-            ports: ports.collect(),
-            named: Some(Arc::clone(&own.id)),
-        }
+        Mtls { rest: self.effective(mode), ports: ports.collect(), named: Some(Arc::clone(&own.id)) }
     }
 
     /// S-82: in ambient, under an inherited STRICT, DISABLE on ports relaxes nothing unless a PERMISSIVE stands beside it.

@@ -7,6 +7,7 @@ mod condition;
 mod meaning;
 mod peer;
 mod reader;
+mod scope;
 mod value;
 
 #[cfg(test)]
@@ -34,15 +35,8 @@ pub fn dry_run_on_other_kind(document: &Value) -> Option<Finding> {
 
 /// Schema findings hide all others, and a wrong dry-run annotation hides what admission checks after it.
 fn first_refusing_stage(findings: Vec<Finding>) -> Vec<Finding> {
-    let is_dry_run = |code: Code| {
-        matches!(
-            code,
-            Code::DryRunValue | Code::DryRunAction | Code::DryRunUnsupportedKind
-        )
-    };
-    let schema = findings
-        .iter()
-        .any(|finding| finding.code.severity() == crate::finding::Severity::Schema);
+    let is_dry_run = |code: Code| matches!(code, Code::DryRunValue | Code::DryRunAction | Code::DryRunUnsupportedKind);
+    let schema = findings.iter().any(|finding| finding.code.severity() == crate::finding::Severity::Schema);
     let dry_run = findings.iter().any(|finding| is_dry_run(finding.code));
     let refused = findings.iter().any(Finding::refuses);
     findings

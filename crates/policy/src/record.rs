@@ -122,18 +122,27 @@ impl Outcome {
 }
 
 impl Record {
+    /// One connection that was just decided: nothing is counted yet, and a denied one is closed already.
+    pub fn opened(id: u64, opened_unix_ms: u64, source: End, destination: End, outcome: Outcome) -> Self {
+        let close = if outcome.permitted { None } else { Some(Close::Refused) };
+        Self {
+            id,
+            opened_unix_ms,
+            source,
+            destination,
+            outcome,
+            count: 1,
+            bytes_received: None,
+            bytes_sent: None,
+            duration_us: None,
+            close,
+        }
+    }
+
     /// One line for a terminal, for instance `foo/sleep-1 → foo/tcp-echo-1:9002 denied: …`.
     pub fn sentence(&self) -> String {
-        let verdict = if self.outcome.permitted {
-            "allowed"
-        } else {
-            "denied"
-        };
-        let times = if self.count > 1 {
-            format!(" {} times", self.count)
-        } else {
-            String::new()
-        };
+        let verdict = if self.outcome.permitted { "allowed" } else { "denied" };
+        let times = if self.count > 1 { format!(" {} times", self.count) } else { String::new() };
         format!(
             "{} → {}:{} {verdict}{times}: {}",
             self.source,

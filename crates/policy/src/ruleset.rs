@@ -104,11 +104,7 @@ impl<'a> Found<'a> {
 impl Ruleset {
     pub(crate) fn new(policies: Vec<Arc<CompiledPolicy>>, settings: &Settings) -> Self {
         let stage = |action: Action, trial: bool| {
-            Stage::new(
-                policies
-                    .iter()
-                    .filter(|one| one.spec.action == action && one.spec.trial == trial),
-            )
+            Stage::new(policies.iter().filter(|one| one.spec.action == action && one.spec.trial == trial))
         };
         Self {
             custom: custom(&policies, settings),
@@ -119,6 +115,11 @@ impl Ruleset {
             trial_allow: stage(Action::Allow, true),
             policies,
         }
+    }
+
+    /// The policies as written.
+    pub(crate) fn specs(&self) -> impl Iterator<Item = &AuthorizationPolicy> {
+        self.policies.iter().map(|policy| &*policy.spec)
     }
 
     /// The stages that can change a verdict.
@@ -133,14 +134,8 @@ impl Ruleset {
 
 fn custom(policies: &[Arc<CompiledPolicy>], settings: &Settings) -> Vec<Custom> {
     let mut by_provider: BTreeMap<&str, Vec<&Arc<CompiledPolicy>>> = BTreeMap::new();
-    for policy in policies
-        .iter()
-        .filter(|policy| policy.spec.action == Action::Custom)
-    {
-        by_provider
-            .entry(policy.spec.provider.as_deref().unwrap_or_default())
-            .or_default()
-            .push(policy);
+    for policy in policies.iter().filter(|policy| policy.spec.action == Action::Custom && !policy.spec.trial) {
+        by_provider.entry(policy.spec.provider.as_deref().unwrap_or_default()).or_default().push(policy);
     }
     let too_many = by_provider.len() > 1 && !settings.multiple_custom_providers;
     let reach = |provider: &str| match settings.providers.get(provider) {
@@ -167,18 +162,8 @@ impl Stage {
             let policy = policy.borrow();
             stage.policies += 1;
             for index in 0..policy.rules.len() {
-                let key = format!(
-                    "ns[{}]-policy[{}]-rule[{index}]",
-                    policy.id().namespace,
-                    policy.id().name
-                );
-                keyed.push((
-                    key,
-                    RuleAt {
-                        policy: Arc::clone(policy),
-                        index,
-                    },
-                ));
+                let key = format!("ns[{}]-policy[{}]-rule[{index}]", policy.id().namespace, policy.id().name);
+                keyed.push((key, RuleAt { policy: Arc::clone(policy), index }));
             }
         }
         keyed.sort_by(|a, b| a.0.cmp(&b.0)); // S-34
@@ -188,9 +173,7 @@ impl Stage {
                 continue;
             };
             match rule.few_ports() {
-                Some(ports) => ports
-                    .into_iter()
-                    .for_each(|port| stage.by_port.entry(port).or_default().push(position)),
+                Some(ports) => ports.into_iter().for_each(|port| stage.by_port.entry(port).or_default().push(position)),
                 None => stage.any_port.push(position),
             }
         }
@@ -200,11 +183,7 @@ impl Stage {
     /// The rules that match, by way of the index; ends at the first certain one.
     pub(crate) fn find(&self, view: &View<'_>) -> Found<'_> {
         let mut found = Found::default();
-        let at_port = self
-            .by_port
-            .get(&view.port)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+        let at_port = self.by_port.get(&view.port).map(Vec::as_slice).unwrap_or_default();
         let (mut one, mut other) = (at_port.iter().peekable(), self.any_port.iter().peekable());
         loop {
             let next = match (one.peek(), other.peek()) {
@@ -224,11 +203,7 @@ impl Stage {
     }
 
     /// The same by looking at every rule, each told to `tell`.
-    pub(crate) fn find_all<'a>(
-        &'a self,
-        view: &View<'_>,
-        mut tell: impl FnMut(&'a RuleAt, Truth),
-    ) -> Found<'a> {
+    pub(crate) fn find_all<'a>(&'a self, view: &View<'_>, mut tell: impl FnMut(&'a RuleAt, Truth)) -> Found<'a> {
         let mut found = Found::default();
         for at in &self.rules {
             let truth = at.rule().map_or(Truth::False, |rule| rule.truth(view));
@@ -251,10 +226,7 @@ impl CompiledRule {
     /// Every set that the rule compares with.
     pub(crate) fn sets(&self) -> impl Iterator<Item = &Set> {
         let entries = self.from.iter().chain(&self.to).chain(&self.when);
-        entries
-            .flat_map(|entry| &entry.checks)
-            .flat_map(|check| [&check.wanted, &check.unwanted])
-            .flatten()
+        entries.flat_map(|entry| &entry.checks).flat_map(|check| [&check.wanted, &check.unwanted]).flatten()
     }
 
     /// S-36.
@@ -269,19 +241,12 @@ impl CompiledRule {
                 return truth;
             }
         }
-        self.when
-            .iter()
-            .map(|entry| entry.truth(view))
-            .fold(truth, Truth::and)
+        self.when.iter().map(|entry| entry.truth(view)).fold(truth, Truth::and)
     }
 
     /// The ports that the rule is bound to, if they are few.
     fn few_ports(&self) -> Option<Vec<u16>> {
-        let from_when = self
-            .when
-            .iter()
-            .find_map(CompiledEntry::ports)
-            .map(<[u16]>::to_vec);
+        let from_when = self.when.iter().find_map(CompiledEntry::ports).map(<[u16]>::to_vec);
         let ports = from_when.or_else(|| {
             let mut all = Vec::new();
             for entry in &self.to {
@@ -325,12 +290,8 @@ impl CompiledEntry {
     }
 
     fn ports(&self) -> Option<&[u16]> {
-        self.checks.iter().find_map(|check| {
-            if let Some(Set::Ports(ports)) = &check.wanted {
-                Some(ports.as_slice())
-            } else {
-                None
-            }
-        })
+        self.checks
+            .iter()
+            .find_map(|check| if let Some(Set::Ports(ports)) = &check.wanted { Some(ports.as_slice()) } else { None })
     }
 }

@@ -44,6 +44,11 @@ impl WorkloadState {
         self.identity.as_ref()
     }
 
+    /// How much there is to compile into its table: its rules, cheap to count, and a measure for what to compile last.
+    pub fn rule_count(&self) -> usize {
+        self.ruleset.enforced().map(|stage| stage.rules.len()).sum()
+    }
+
     /// The policies that apply to it, trials included, by namespace and name.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<PolicyId>> {
         self.ruleset.policies.iter().map(|policy| policy.id())
@@ -62,9 +67,7 @@ pub struct Source {
 impl Source {
     /// As the peer of a connection.
     pub fn peer(&self) -> Peer {
-        self.identity
-            .clone()
-            .map_or(Peer::Anonymous, Peer::Attested)
+        self.identity.clone().map_or(Peer::Anonymous, Peer::Attested)
     }
 }
 
@@ -110,10 +113,7 @@ impl Snapshot {
     /// Who speaks from this address.
     pub fn at(&self, address: IpAddr) -> Source {
         let address = canonical(address);
-        Source {
-            workload: self.names.get(&address).cloned(),
-            identity: self.attested.get(&address).cloned(),
-        }
+        Source { workload: self.names.get(&address).cloned(), identity: self.attested.get(&address).cloned() }
     }
 
     /// Enforced policies of a workload that need bytes which the kernel path does not see; connections that they may decide are refused there.
@@ -123,35 +123,25 @@ impl Snapshot {
         };
         let mut found = Vec::new();
         let mut add = |stage: &Stage, needs: Needs, wanted: &dyn Fn(&Set) -> bool| {
-            for at in stage.rules.iter().filter(|at| {
-                at.rule()
-                    .is_some_and(|rule| rule.can_match() && rule.sets().any(wanted))
-            }) {
-                found.push(NeedsProxyPath {
-                    policy: Arc::clone(at.policy.id()),
-                    needs,
-                });
+            for at in stage
+                .rules
+                .iter()
+                .filter(|at| at.rule().is_some_and(|rule| rule.can_match() && rule.sets().any(wanted)))
+            {
+                found.push(NeedsProxyPath { policy: Arc::clone(at.policy.id()), needs });
             }
         };
         for stage in state.ruleset.enforced() {
-            add(stage, Needs::ServerName, &|set| {
-                matches!(set, Set::ServerName(_))
-            });
+            add(stage, Needs::ServerName, &|set| matches!(set, Set::ServerName(_)));
         }
-        for custom in state
-            .ruleset
-            .custom
-            .iter()
-            .filter(|custom| custom.reach == Reach::Asked)
-        {
-            for at in custom.stage.rules.iter().filter(|at| {
-                at.rule()
-                    .is_some_and(crate::compile::rule::CompiledRule::can_match)
-            }) {
-                found.push(NeedsProxyPath {
-                    policy: Arc::clone(at.policy.id()),
-                    needs: Needs::Authorizer,
-                });
+        for custom in state.ruleset.custom.iter().filter(|custom| custom.reach == Reach::Asked) {
+            for at in custom
+                .stage
+                .rules
+                .iter()
+                .filter(|at| at.rule().is_some_and(crate::compile::rule::CompiledRule::can_match))
+            {
+                found.push(NeedsProxyPath { policy: Arc::clone(at.policy.id()), needs: Needs::Authorizer });
             }
         }
         found.sort_unstable();
@@ -161,10 +151,7 @@ impl Snapshot {
 
     /// Is the verdict table of a workload certainly the same as in the snapshot before. Cheap: it compares pointers.
     pub fn same_table(&self, before: &Self, destination: &WorkloadId) -> bool {
-        let (Some(now), Some(then)) = (
-            self.workloads.get(destination),
-            before.workloads.get(destination),
-        ) else {
+        let (Some(now), Some(then)) = (self.workloads.get(destination), before.workloads.get(destination)) else {
             return false;
         };
         let same_state = Arc::ptr_eq(now, then)
@@ -185,9 +172,6 @@ impl WorkloadState {
                 .ruleset
                 .enforced()
                 .flat_map(|stage| &stage.rules)
-                .any(|at| {
-                    at.rule()
-                        .is_some_and(|rule| rule.sets().any(Set::is_identity))
-                })
+                .any(|at| at.rule().is_some_and(|rule| rule.sets().any(Set::is_identity)))
     }
 }

@@ -25,10 +25,7 @@ impl Snapshot {
     /// The cut for connections to a workload from sources of the family of `like`; `None` if the workload is not known.
     pub fn cut(&self, destination: &WorkloadId, like: IpAddr) -> Option<Cut> {
         let state = self.workload(destination)?;
-        Some(Cut {
-            sources: self.sources(state, canonical(like)),
-            ports: ports(state),
-        })
+        Some(Cut { sources: self.sources(state, canonical(like)), ports: ports(state) })
     }
 
     fn sources(&self, state: &WorkloadState, like: IpAddr) -> Vec<RangeInclusive<IpAddr>> {
@@ -43,19 +40,11 @@ impl Snapshot {
                 blocks.intervals(like).into_iter().for_each(&mut cut);
             }
         }
-        for address in self
-            .attested
-            .keys()
-            .filter(|address| address.is_ipv4() == like.is_ipv4())
-        {
+        for address in self.attested.keys().filter(|address| address.is_ipv4() == like.is_ipv4()) {
             cut(number(*address)..=number(*address));
         }
         let ends = starts.iter().skip(1).map(|start| start - 1).chain([last]);
-        starts
-            .iter()
-            .zip(ends)
-            .map(|(first, last)| from_number(*first, like)..=from_number(last, like))
-            .collect()
+        starts.iter().zip(ends).map(|(first, last)| from_number(*first, like)..=from_number(last, like)).collect()
     }
 }
 
@@ -70,10 +59,7 @@ pub(crate) fn ports(state: &WorkloadState) -> Vec<RangeInclusive<u16>> {
     let mut classes = Vec::with_capacity(named.len() * 2 + 1);
     let mut next = Some(0_u16);
     for port in named {
-        if let Some(before) = port
-            .checked_sub(1)
-            .filter(|before| next.is_some_and(|next| next <= *before))
-        {
+        if let Some(before) = port.checked_sub(1).filter(|before| next.is_some_and(|next| next <= *before)) {
             classes.push(next.unwrap_or_default()..=before);
         }
         classes.push(port..=port);
@@ -93,10 +79,5 @@ pub(crate) fn last_address(like: IpAddr) -> IpAddr {
 
 /// The rules that can change a verdict.
 fn rules(state: &WorkloadState) -> impl Iterator<Item = &CompiledRule> {
-    state
-        .ruleset
-        .enforced()
-        .flat_map(|stage| &stage.rules)
-        .filter_map(|at| at.rule())
-        .filter(|rule| rule.can_match())
+    state.ruleset.enforced().flat_map(|stage| &stage.rules).filter_map(|at| at.rule()).filter(|rule| rule.can_match())
 }

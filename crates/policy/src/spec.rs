@@ -11,9 +11,7 @@ use crate::address::Block;
 use crate::mesh::{Labels, PolicyId};
 
 /// What an AuthorizationPolicy does with the connections it matches.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Action {
     /// Permits; its presence turns on default deny.
@@ -106,11 +104,7 @@ pub struct Values(Vec<Value>);
 impl Values {
     /// `None` for an empty list: that is an absent field.
     pub fn new(values: Vec<Value>) -> Option<Self> {
-        if values.is_empty() {
-            None
-        } else {
-            Some(Self(values))
-        }
+        if values.is_empty() { None } else { Some(Self(values)) }
     }
 
     /// The values, at least one.
@@ -144,10 +138,7 @@ impl Value {
     /// As written.
     pub fn text(&self) -> &str {
         match self {
-            Self::Text(text)
-            | Self::Port(_, text)
-            | Self::Block(_, text)
-            | Self::Unreadable(text) => text,
+            Self::Text(text) | Self::Port(_, text) | Self::Block(_, text) | Self::Unreadable(text) => text,
         }
     }
 }
@@ -221,9 +212,7 @@ pub struct PeerAuthentication {
 }
 
 /// A mutual TLS mode as written.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Mode {
     /// As the level above.

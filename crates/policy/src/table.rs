@@ -66,32 +66,27 @@ pub struct TooLarge {
 }
 
 impl VerdictTable {
-    /// The verdict for a source and a port. Meant for tests and for single questions, it looks at every entry.
-    pub fn at(&self, source: IpAddr, port: u16) -> Verdict {
+    /// The verdict for a source and a port. Meant for tests and for single questions: it looks at every entry.
+    pub fn verdict(&self, source: IpAddr, port: u16) -> Verdict {
         let source = canonical(source);
-        let covers =
-            |entry: &&Entry| entry.sources.contains(&source) && entry.ports.contains(&port);
-        self.entries
-            .iter()
-            .find(covers)
-            .map_or(self.fallback, |entry| entry.verdict)
+        let covers = |entry: &&Entry| entry.sources.contains(&source) && entry.ports.contains(&port);
+        self.entries.iter().find(covers).map_or(self.fallback, |entry| entry.verdict)
+    }
+
+    /// The table of a workload outside the mesh: it guards nothing.
+    pub fn open() -> Self {
+        Self { fallback: Verdict::Accept, entries: Vec::new() }
     }
 
     /// The table that refuses everything.
     pub fn refusing() -> Self {
-        Self {
-            fallback: Verdict::Reject,
-            entries: Vec::new(),
-        }
+        Self { fallback: Verdict::Reject, entries: Vec::new() }
     }
 }
 
-/// The table of a workload for connections to this address of it. An unknown workload is refused everything.
-pub fn table(
-    snapshot: &Snapshot,
-    destination: &WorkloadId,
-    address: IpAddr,
-) -> Result<VerdictTable, TooLarge> {
+/// The table of a workload for connections to this address of it. Connections to an unknown workload are all refused; a workload outside
+/// the mesh has no policy.
+pub fn table(snapshot: &Snapshot, destination: &WorkloadId, address: IpAddr) -> Result<VerdictTable, TooLarge> {
     let Some(state) = snapshot.workload(destination) else {
         return Ok(VerdictTable::refusing());
     };

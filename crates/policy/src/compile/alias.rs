@@ -20,14 +20,8 @@ pub(crate) fn principal(value: &str, settings: &Settings) -> Vec<String> {
     }
     let mut values: Vec<String> = Vec::new();
     for member in trust_domains(settings) {
-        let kept = first
-            .strip_prefix('*')
-            .is_some_and(|end| member.ends_with(end));
-        let one = if kept {
-            value.to_owned()
-        } else {
-            format!("{member}/{rest}")
-        };
+        let kept = first.strip_prefix('*').is_some_and(|end| member.ends_with(end));
+        let one = if kept { value.to_owned() } else { format!("{member}/{rest}") };
         if !values.contains(&one) {
             values.push(one);
         }
@@ -45,8 +39,7 @@ pub(crate) fn trust_domain(value: &str, settings: &Settings) -> Vec<String> {
 }
 
 fn trust_domains(settings: &Settings) -> impl Iterator<Item = &str> {
-    std::iter::once(settings.trust_domain.as_str())
-        .chain(settings.trust_domain_aliases.iter().map(String::as_str))
+    std::iter::once(settings.trust_domain.as_str()).chain(settings.trust_domain_aliases.iter().map(String::as_str))
 }
 
 fn matches_either_way(one: &str, other: &str) -> bool {
@@ -78,58 +71,19 @@ mod tests {
     #[test]
     fn s_62_to_s_65() {
         for (own, aliases, value, expected) in [
-            (
-                "td1",
-                &[][..],
-                "cluster.local/ns/a/sa/b",
-                &["td1/ns/a/sa/b"][..],
-            ),
-            (
-                "td1",
-                &["old"],
-                "cluster.local/ns/a/sa/b",
-                &["td1/ns/a/sa/b", "old/ns/a/sa/b"],
-            ),
-            (
-                "td1",
-                &["old"],
-                "old/ns/a/sa/b",
-                &["td1/ns/a/sa/b", "old/ns/a/sa/b"],
-            ),
+            ("td1", &[][..], "cluster.local/ns/a/sa/b", &["td1/ns/a/sa/b"][..]),
+            ("td1", &["old"], "cluster.local/ns/a/sa/b", &["td1/ns/a/sa/b", "old/ns/a/sa/b"]),
+            ("td1", &["old"], "old/ns/a/sa/b", &["td1/ns/a/sa/b", "old/ns/a/sa/b"]),
             ("td1", &["old"], "other/ns/a/sa/b", &["other/ns/a/sa/b"]),
             ("td1", &["old"], "td1/ns/a/*", &["td1/ns/a/*"]),
-            (
-                "td1",
-                &["old"],
-                "td1/ns/a/sa/*",
-                &["td1/ns/a/sa/*", "old/ns/a/sa/*"],
-            ),
+            ("td1", &["old"], "td1/ns/a/sa/*", &["td1/ns/a/sa/*", "old/ns/a/sa/*"]),
             ("td1", &["old"], "*/ns/a/sa/b", &["*/ns/a/sa/b"]),
             ("td1", &["old"], "*", &["*"]),
-            (
-                "td1",
-                &["old"],
-                "td*/ns/a/sa/b",
-                &["td1/ns/a/sa/b", "old/ns/a/sa/b"],
-            ),
-            (
-                "td1",
-                &["old"],
-                "*d1/ns/a/sa/b",
-                &["*d1/ns/a/sa/b", "old/ns/a/sa/b"],
-            ),
-            (
-                "td1",
-                &["td1", "*ld"],
-                "old/ns/a/sa/b",
-                &["td1/ns/a/sa/b", "*ld/ns/a/sa/b"],
-            ),
+            ("td1", &["old"], "td*/ns/a/sa/b", &["td1/ns/a/sa/b", "old/ns/a/sa/b"]),
+            ("td1", &["old"], "*d1/ns/a/sa/b", &["*d1/ns/a/sa/b", "old/ns/a/sa/b"]),
+            ("td1", &["td1", "*ld"], "old/ns/a/sa/b", &["td1/ns/a/sa/b", "*ld/ns/a/sa/b"]),
         ] {
-            assert_eq!(
-                principal(value, &settings(own, aliases)),
-                expected,
-                "{value}"
-            );
+            assert_eq!(principal(value, &settings(own, aliases)), expected, "{value}");
         }
     }
 

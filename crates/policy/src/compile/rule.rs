@@ -39,14 +39,8 @@ pub(crate) struct Check {
 impl Check {
     pub(crate) fn truth(&self, view: &View<'_>) -> Truth {
         // S-37
-        let wanted = self
-            .wanted
-            .as_ref()
-            .map_or(Truth::True, |set| set.truth(view));
-        let unwanted = self
-            .unwanted
-            .as_ref()
-            .map_or(Truth::True, |set| set.truth(view).not());
+        let wanted = self.wanted.as_ref().map_or(Truth::True, |set| set.truth(view));
+        let unwanted = self.unwanted.as_ref().map_or(Truth::True, |set| set.truth(view).not());
         wanted.and(unwanted)
     }
 }
@@ -80,32 +74,12 @@ struct Context<'a> {
 }
 
 /// Compiles one rule of a policy in this namespace.
-pub(crate) fn compile_rule(
-    rule: &Rule,
-    action: Action,
-    namespace: &str,
-    settings: &Settings,
-) -> CompiledRule {
-    let mut context = Context {
-        settings,
-        action,
-        namespace,
-        void: None,
-        dropped: Vec::new(),
-    };
-    let mut part = |entries: &[Entry], part: Part| {
-        entries
-            .iter()
-            .map(|entry| context.entry(entry, part))
-            .collect::<Vec<_>>()
-    };
-    let (from, to, when) = (
-        part(&rule.from, Part::From),
-        part(&rule.to, Part::To),
-        part(&rule.when, Part::When),
-    );
-    let all_dead =
-        |entries: &[CompiledEntry]| !entries.is_empty() && entries.iter().all(|entry| entry.never);
+pub(crate) fn compile_rule(rule: &Rule, action: Action, namespace: &str, settings: &Settings) -> CompiledRule {
+    let mut context = Context { settings, action, namespace, void: None, dropped: Vec::new() };
+    let mut part =
+        |entries: &[Entry], part: Part| entries.iter().map(|entry| context.entry(entry, part)).collect::<Vec<_>>();
+    let (from, to, when) = (part(&rule.from, Part::From), part(&rule.to, Part::To), part(&rule.when, Part::When));
+    let all_dead = |entries: &[CompiledEntry]| !entries.is_empty() && entries.iter().all(|entry| entry.never);
     let dead = all_dead(&from) || all_dead(&to) || when.iter().any(|entry| entry.never);
     let Context { void, dropped, .. } = context;
     let effect = match void {
@@ -114,22 +88,13 @@ pub(crate) fn compile_rule(
         None if dropped.is_empty() => Effect::Effective,
         None => Effect::Widened(dropped),
     };
-    CompiledRule {
-        from,
-        to,
-        when,
-        effect,
-    }
+    CompiledRule { from, to, when, effect }
 }
 
 impl Context<'_> {
     fn entry(&mut self, entry: &Entry, part: Part) -> CompiledEntry {
-        let checks: Vec<Check> = entry
-            .matches
-            .iter()
-            .enumerate()
-            .filter_map(|(written, found)| self.check(found, part, written))
-            .collect();
+        let checks: Vec<Check> =
+            entry.matches.iter().enumerate().filter_map(|(written, found)| self.check(found, part, written)).collect();
         // S-43: what is left empty matches nothing in ambient, everything in sidecar (S-42).
         let never = checks.is_empty() && self.settings.profile == Profile::Ambient;
         CompiledEntry { checks, never }
@@ -138,7 +103,7 @@ impl Context<'_> {
     fn check(&mut self, found: &Match, part: Part, written: usize) -> Option<Check> {
         if is_http_only(found, part, self.settings.profile) {
             return match self.action {
-                Action::Allow => self.void(found), // S-41
+                Action::Allow => self.void(found),                                 // S-41
                 Action::Deny | Action::Audit | Action::Custom => self.drop(found), // S-42, S-43
             };
         }
@@ -156,26 +121,15 @@ impl Context<'_> {
         if unreadable && self.settings.profile == Profile::Sidecar && self.action == Action::Allow {
             return self.void(found); // S-47
         }
-        let wanted = found
-            .wanted
-            .as_ref()
-            .and_then(|values| self.set(found.attribute, values));
-        let unwanted = found
-            .unwanted
-            .as_ref()
-            .and_then(|values| self.set(found.attribute, values));
+        let wanted = found.wanted.as_ref().and_then(|values| self.set(found.attribute, values));
+        let unwanted = found.unwanted.as_ref().and_then(|values| self.set(found.attribute, values));
         if unreadable {
             self.dropped.push(Arc::clone(&found.written));
         }
         if wanted.is_none() && unwanted.is_none() {
             return None; // S-47, S-48: no value is left
         }
-        Some(Check {
-            attribute: found.attribute,
-            wanted,
-            unwanted,
-            written,
-        })
+        Some(Check { attribute: found.attribute, wanted, unwanted, written })
     }
 
     fn void<T>(&mut self, found: &Match) -> Option<T> {
@@ -194,13 +148,9 @@ impl Context<'_> {
         let sidecar = self.settings.profile == Profile::Sidecar;
         Some(match attribute {
             Attribute::Principal => self.principals(values),
-            Attribute::Namespace if sidecar => {
-                Set::NamespacesRaw(texts().map(namespace_glob).collect())
-            }
+            Attribute::Namespace if sidecar => Set::NamespacesRaw(texts().map(namespace_glob).collect()),
             Attribute::Namespace => Set::Namespaces(TextSet::new(texts())),
-            Attribute::ServiceAccount => {
-                Set::ServiceAccounts(texts().map(|text| self.account(text)).collect())
-            }
+            Attribute::ServiceAccount => Set::ServiceAccounts(texts().map(|text| self.account(text)).collect()),
             Attribute::TrustDomain => {
                 let expanded = texts().flat_map(|text| alias::trust_domain(text, self.settings));
                 Set::TrustDomains(expanded.map(Arc::from).collect())
@@ -216,22 +166,11 @@ impl Context<'_> {
     fn principals(&self, values: &Values) -> Set {
         let literal = self.settings.profile == Profile::Ambient; // S-67
         let expand = |text: &str| {
-            if literal {
-                vec![text.to_owned()]
-            } else {
-                alias::principal(text, self.settings)
-            }
+            if literal { vec![text.to_owned()] } else { alias::principal(text, self.settings) }
         };
-        let mut usable: Vec<String> = values
-            .iter()
-            .flat_map(|value| expand(value.text()))
-            .collect();
+        let mut usable: Vec<String> = values.iter().flat_map(|value| expand(value.text())).collect();
         usable.retain(|text| !text.contains(SCHEME)); // S-50
-        if usable.is_empty() {
-            Set::Nothing
-        } else {
-            Set::Principals(TextSet::new(usable))
-        }
+        if usable.is_empty() { Set::Nothing } else { Set::Principals(TextSet::new(usable)) }
     }
 
     /// S-54: a bare name is in the namespace of the policy.

@@ -7,32 +7,23 @@ use serde_json::{Map, Value as Json};
 use super::condition;
 use super::meaning;
 use super::reader::Reader;
+use super::scope::scope;
 use super::value::{Place, values};
 use super::{DRY_RUN, first_refusing_stage};
 use crate::finding::{Code, FieldPath, Parsed};
 use crate::mesh::{PolicyId, Settings};
-use crate::spec::{Action, Attribute, AuthorizationPolicy, Entry, Match, Rule, Scope};
+use crate::spec::{Action, Attribute, AuthorizationPolicy, Entry, Match, Rule};
 
 /// S-5: at most this many rules in a policy, and sources in a rule.
 const RULES_MAX: usize = 512;
 const SOURCES_MAX: usize = 512;
-/// S-5: at most this many target references.
-const TARGETS_MAX: usize = 16;
-/// S-8: the longest value of a selector label, and the longest name of a target.
-const LABEL_VALUE_MAX: usize = 63;
-const TARGET_NAME_MAX: usize = 253;
-
 type Object = Map<String, Json>;
 
 const SOURCE: &[(&str, &str, Attribute)] = &[
     ("principals", "notPrincipals", Attribute::Principal),
     ("requestPrincipals", "notRequestPrincipals", Attribute::Http),
     ("namespaces", "notNamespaces", Attribute::Namespace),
-    (
-        "serviceAccounts",
-        "notServiceAccounts",
-        Attribute::ServiceAccount,
-    ),
+    ("serviceAccounts", "notServiceAccounts", Attribute::ServiceAccount),
     ("ipBlocks", "notIpBlocks", Attribute::SourceIp),
     ("remoteIpBlocks", "notRemoteIpBlocks", Attribute::RemoteIp),
     ("trustDomains", "notTrustDomains", Attribute::TrustDomain),
@@ -44,8 +35,7 @@ const OPERATION: &[(&str, &str, Attribute)] = &[
     ("paths", "notPaths", Attribute::Http),
 ];
 /// S-8: fields whose presence `serviceAccounts` excludes.
-const EXCLUDED_BY_ACCOUNTS: &[&str] =
-    &["principals", "notPrincipals", "namespaces", "notNamespaces"];
+const EXCLUDED_BY_ACCOUNTS: &[&str] = &["principals", "notPrincipals", "namespaces", "notNamespaces"];
 
 /// Reads one AuthorizationPolicy.
 pub fn authorization_policy(document: &Json, settings: &Settings) -> Parsed<AuthorizationPolicy> {
@@ -54,20 +44,13 @@ pub fn authorization_policy(document: &Json, settings: &Settings) -> Parsed<Auth
     if let Some(policy) = &value {
         meaning::findings(&mut reader, policy, settings);
     }
-    Parsed {
-        value,
-        findings: first_refusing_stage(reader.findings),
-    }
+    Parsed { value, findings: first_refusing_stage(reader.findings) }
 }
 
 fn policy(reader: &mut Reader, document: &Json) -> Option<AuthorizationPolicy> {
     let root = FieldPath::default();
     let document = reader.object(document, &root)?;
-    reader.known_only(
-        document,
-        &["apiVersion", "kind", "metadata", "spec", "status"],
-        &root,
-    );
+    reader.known_only(document, &["apiVersion", "kind", "metadata", "spec", "status"], &root);
     let id = identifier(document);
     let path = FieldPath::of("spec");
     let empty = Object::new();
@@ -75,18 +58,7 @@ fn policy(reader: &mut Reader, document: &Json) -> Option<AuthorizationPolicy> {
         Some(spec) => reader.object(spec, &path)?,
         None => &empty,
     };
-    reader.known_only(
-        spec,
-        &[
-            "selector",
-            "targetRef",
-            "targetRefs",
-            "action",
-            "provider",
-            "rules",
-        ],
-        &path,
-    );
+    reader.known_only(spec, &["selector", "targetRef", "targetRefs", "action", "provider", "rules"], &path);
     let action = action(reader, spec, &path)?;
     let trial = trial(reader, document, action);
     let scope = scope(reader, spec, &path);
@@ -95,38 +67,17 @@ fn policy(reader: &mut Reader, document: &Json) -> Option<AuthorizationPolicy> {
     let rules_path = path.member("rules");
     reader.at_most(rules.len(), RULES_MAX, &rules_path);
     if rules.is_empty() && matches!(action, Action::Deny | Action::Custom) {
-        let message = format!(
-            "{} without rules matches nothing; add rules, `- {{}}` for everything",
-            action.word()
-        );
+        let message = format!("{} without rules matches nothing; add rules, `- {{}}` for everything", action.word());
         reader.find(Code::RulesRequired, &rules_path, message); // S-9
     }
-    let rules = rules
-        .iter()
-        .enumerate()
-        .map(|(index, item)| rule(reader, item, action, &rules_path.index(index)))
-        .collect();
-    Some(AuthorizationPolicy {
-        id: Arc::new(id),
-        scope,
-        action,
-        provider,
-        trial,
-        rules,
-    })
+    let rules =
+        rules.iter().enumerate().map(|(index, item)| rule(reader, item, action, &rules_path.index(index))).collect();
+    Some(AuthorizationPolicy { id: Arc::new(id), scope, action, provider, trial, rules })
 }
 
 pub(super) fn identifier(document: &Object) -> PolicyId {
-    let text = |name: &str| {
-        document
-            .get("metadata")
-            .and_then(|meta| meta.get(name))
-            .and_then(Json::as_str)
-    };
-    PolicyId::new(
-        text("namespace").unwrap_or("default"),
-        text("name").unwrap_or_default(),
-    )
+    let text = |name: &str| document.get("metadata").and_then(|meta| meta.get(name)).and_then(Json::as_str);
+    PolicyId::new(text("namespace").unwrap_or("default"), text("name").unwrap_or_default())
 }
 
 fn action(reader: &mut Reader, spec: &Object, path: &FieldPath) -> Option<Action> {
@@ -135,34 +86,24 @@ fn action(reader: &mut Reader, spec: &Object, path: &FieldPath) -> Option<Action
     };
     let path = path.member("action");
     let text = reader.text(value, &path)?;
-    let known = [Action::Allow, Action::Deny, Action::Audit, Action::Custom]
-        .into_iter()
-        .find(|action| action.word() == text);
+    let known =
+        [Action::Allow, Action::Deny, Action::Audit, Action::Custom].into_iter().find(|action| action.word() == text);
     if known.is_none() {
-        reader.find(
-            Code::SchemaEnum,
-            &path,
-            format!("`{text}` is not an action; one of ALLOW, DENY, AUDIT, CUSTOM"),
-        );
+        reader.find(Code::SchemaEnum, &path, format!("`{text}` is not an action; one of ALLOW, DENY, AUDIT, CUSTOM"));
     }
     known
 }
 
 /// S-18.
 fn trial(reader: &mut Reader, document: &Object, action: Action) -> bool {
-    let annotation = document
-        .get("metadata")
-        .and_then(|meta| meta.get("annotations"))
-        .and_then(|all| all.get(DRY_RUN));
+    let annotation = document.get("metadata").and_then(|meta| meta.get("annotations")).and_then(|all| all.get(DRY_RUN));
     let Some(annotation) = annotation else {
         return false;
     };
     let path = FieldPath::of("metadata.annotations").member(DRY_RUN);
     if !matches!(action, Action::Allow | Action::Deny) {
-        let message = format!(
-            "dry run exists for ALLOW and DENY only, not for {}; remove the annotation",
-            action.word()
-        );
+        let message =
+            format!("dry run exists for ALLOW and DENY only, not for {}; remove the annotation", action.word());
         reader.find(Code::DryRunAction, &path, message);
     }
     match annotation.as_str() {
@@ -182,140 +123,8 @@ fn trial(reader: &mut Reader, document: &Object, action: Action) -> bool {
     }
 }
 
-fn scope(reader: &mut Reader, spec: &Object, path: &FieldPath) -> Scope {
-    let selector = Reader::member(spec, "selector");
-    let target = Reader::member(spec, "targetRef");
-    let targets = Reader::member(spec, "targetRefs");
-    if [selector, target, targets].into_iter().flatten().count() > 1 {
-        reader.find(
-            Code::SelectorExclusive,
-            path,
-            "`selector`, `targetRef` and `targetRefs` exclude one another; keep one",
-        ); // S-8
-    }
-    let labels = selector.map(|value| labels(reader, value, &path.member("selector")));
-    if let Some(target) = target {
-        target_ref(reader, target, &path.member("targetRef"));
-    }
-    let mut any_target = target.is_some();
-    if let Some(targets) = targets {
-        let path = path.member("targetRefs");
-        let list = reader.list(targets, &path).unwrap_or_default();
-        reader.at_most(list.len(), TARGETS_MAX, &path);
-        any_target |= !list.is_empty();
-        for (index, item) in list.iter().enumerate() {
-            target_ref(reader, item, &path.index(index));
-        }
-    }
-    if any_target {
-        return Scope::Targets;
-    }
-    labels.map_or(Scope::All, Scope::Labels)
-}
-
-/// `selector.matchLabels`, with its checks (S-8) and W1 (S-20).
-pub(super) fn labels(
-    reader: &mut Reader,
-    selector: &Json,
-    path: &FieldPath,
-) -> crate::mesh::Labels {
-    let Some(selector) = reader.object(selector, path) else {
-        return crate::mesh::Labels::new();
-    };
-    reader.known_only(selector, &["matchLabels"], path);
-    let labels_path = path.member("matchLabels");
-    let labels = reader
-        .object_member(selector, "matchLabels", path)
-        .map(|all| reader.labels(all, &labels_path))
-        .unwrap_or_default();
-    if labels.is_empty() {
-        reader.find(
-            Code::SelectorNoLabels,
-            path,
-            "the selector has no labels; leave it out to select everything, or add labels",
-        ); // S-20
-    }
-    for (key, value) in &labels {
-        let path = labels_path.member(key);
-        if key.is_empty() {
-            reader.find(Code::SelectorEmptyKey, &path, "a label has an empty key");
-        }
-        if key.contains('*') || value.contains('*') {
-            reader.find(
-                Code::SelectorWildcard,
-                &path,
-                format!("`{key}: {value}`: labels have no wildcards"),
-            );
-        }
-        if value.chars().count() > LABEL_VALUE_MAX {
-            reader.find(
-                Code::SchemaMaxItems,
-                &path,
-                format!("a label value has at most {LABEL_VALUE_MAX} characters"),
-            );
-        }
-    }
-    labels
-}
-
-/// S-8, S-19.
-fn target_ref(reader: &mut Reader, target: &Json, path: &FieldPath) {
-    let Some(target) = reader.object(target, path) else {
-        return;
-    };
-    reader.known_only(target, &["group", "kind", "name", "namespace"], path);
-    let group = reader
-        .text_member(target, "group", path)
-        .unwrap_or_default();
-    let kind = reader.text_member(target, "kind", path);
-    let name = reader.text_member(target, "name", path);
-    for (value, field) in [(kind, "kind"), (name, "name")] {
-        if value.is_none() && !target.contains_key(field) {
-            reader.find(
-                Code::SchemaRequired,
-                &path.member(field),
-                format!("a target needs its `{field}`"),
-            );
-        }
-    }
-    if let Some(kind) = kind
-        && !matches!(
-            (group, kind),
-            ("" | "core", "Service")
-                | ("networking.istio.io", "ServiceEntry")
-                | ("gateway.networking.k8s.io", "Gateway" | "GatewayClass")
-        )
-    {
-        reader.find(Code::TargetRefKind, path, format!("`{group}/{kind}` cannot be a target; Service, ServiceEntry, Gateway and GatewayClass can"));
-    }
-    if let Some(name) = name
-        && (name.is_empty() || name.chars().count() > TARGET_NAME_MAX)
-    {
-        reader.find(
-            Code::TargetRefName,
-            &path.member("name"),
-            format!("the name of a target has 1 to {TARGET_NAME_MAX} characters"),
-        );
-    }
-    if reader
-        .text_member(target, "namespace", path)
-        .is_some_and(|namespace| !namespace.is_empty())
-    {
-        reader.find(
-            Code::TargetRefNamespace,
-            &path.member("namespace"),
-            "a target is always in the namespace of the policy; leave `namespace` out",
-        );
-    }
-}
-
 /// S-10, first half.
-fn provider(
-    reader: &mut Reader,
-    spec: &Object,
-    action: Action,
-    path: &FieldPath,
-) -> Option<String> {
+fn provider(reader: &mut Reader, spec: &Object, action: Action, path: &FieldPath) -> Option<String> {
     let path = path.member("provider");
     let provider = Reader::member(spec, "provider").and_then(|value| reader.object(value, &path));
     let name = provider.and_then(|provider| {
@@ -324,18 +133,10 @@ fn provider(
     });
     match (action, provider) {
         (Action::Custom, _) if name.unwrap_or_default().is_empty() => {
-            reader.find(
-                Code::ProviderRequired,
-                &path,
-                "CUSTOM needs `provider.name`",
-            );
+            reader.find(Code::ProviderRequired, &path, "CUSTOM needs `provider.name`");
         }
         (Action::Allow | Action::Deny | Action::Audit, Some(_)) => {
-            reader.find(
-                Code::ProviderForbidden,
-                &path,
-                format!("only CUSTOM has a provider, not {}", action.word()),
-            );
+            reader.find(Code::ProviderForbidden, &path, format!("only CUSTOM has a provider, not {}", action.word()));
         }
         (Action::Custom | Action::Allow | Action::Deny | Action::Audit, _) => {}
     }
@@ -353,16 +154,8 @@ fn rule(reader: &mut Reader, item: &Json, action: Action, path: &FieldPath) -> R
     let when = reader.list_member(object, "when", path);
     let at = |name: &str, index: usize| path.member(name).index(index);
     let rule = Rule {
-        from: from
-            .iter()
-            .enumerate()
-            .map(|(index, item)| source(reader, item, action, &at("from", index)))
-            .collect(),
-        to: to
-            .iter()
-            .enumerate()
-            .map(|(index, item)| operation(reader, item, &at("to", index)))
-            .collect(),
+        from: from.iter().enumerate().map(|(index, item)| source(reader, item, action, &at("from", index))).collect(),
+        to: to.iter().enumerate().map(|(index, item)| operation(reader, item, &at("to", index))).collect(),
         when: when
             .iter()
             .enumerate()
@@ -412,22 +205,16 @@ fn source(reader: &mut Reader, item: &Json, action: Action, path: &FieldPath) ->
     let path = path.member("source");
     let entry = fields(reader, source, SOURCE, &path);
     if entry.matches.is_empty() {
-        reader.find(
-            Code::FromSourceEmpty,
-            &path,
-            "a `source` needs at least one non-empty list",
-        ); // S-11
+        reader.find(Code::FromSourceEmpty, &path, "a `source` needs at least one non-empty list"); // S-11
     }
     let present = |name: &&&str| Reader::member(source, name).is_some();
-    let accounts = ["serviceAccounts", "notServiceAccounts"]
-        .iter()
-        .any(|name| Reader::member(source, name).is_some());
-    if let Some(excluded) = EXCLUDED_BY_ACCOUNTS
-        .iter()
-        .find(present)
-        .filter(|_| accounts)
-    {
-        reader.find(Code::SaExclusive, &path, format!("`serviceAccounts` and `{excluded}` exclude one another; use two `from` entries or one field"));
+    let accounts = ["serviceAccounts", "notServiceAccounts"].iter().any(|name| Reader::member(source, name).is_some());
+    if let Some(excluded) = EXCLUDED_BY_ACCOUNTS.iter().find(present).filter(|_| accounts) {
+        reader.find(
+            Code::SaExclusive,
+            &path,
+            format!("`serviceAccounts` and `{excluded}` exclude one another; use two `from` entries or one field"),
+        );
     }
     if action == Action::Custom {
         for found in entry.matches.iter().filter(|found| is_identity(found)) {
@@ -459,11 +246,7 @@ fn operation(reader: &mut Reader, item: &Json, path: &FieldPath) -> Entry {
     };
     reader.known_only(object, &["operation"], path);
     if Reader::member(object, "operation").is_none() {
-        reader.find(
-            Code::ToOperationNil,
-            path,
-            "a `to` entry needs an `operation`",
-        ); // S-11
+        reader.find(Code::ToOperationNil, path, "a `to` entry needs an `operation`"); // S-11
         return Entry::default();
     }
     let Some(operation) = reader.object_member(object, "operation", path) else {
@@ -472,25 +255,13 @@ fn operation(reader: &mut Reader, item: &Json, path: &FieldPath) -> Entry {
     let path = path.member("operation");
     let entry = fields(reader, operation, OPERATION, &path);
     if entry.matches.is_empty() {
-        reader.find(
-            Code::ToOperationEmpty,
-            &path,
-            "an `operation` needs at least one non-empty list",
-        ); // S-11
+        reader.find(Code::ToOperationEmpty, &path, "an `operation` needs at least one non-empty list"); // S-11
     }
     entry
 }
 
-fn fields(
-    reader: &mut Reader,
-    object: &Object,
-    known: &[(&str, &str, Attribute)],
-    path: &FieldPath,
-) -> Entry {
-    let names: Vec<&str> = known
-        .iter()
-        .flat_map(|(name, twin, _)| [*name, *twin])
-        .collect();
+fn fields(reader: &mut Reader, object: &Object, known: &[(&str, &str, Attribute)], path: &FieldPath) -> Entry {
+    let names: Vec<&str> = known.iter().flat_map(|(name, twin, _)| [*name, *twin]).collect();
     reader.known_only(object, &names, path);
     let mut matches = Vec::new();
     for (name, twin, attribute) in known {
@@ -502,12 +273,7 @@ fn fields(
         // The name that is really written, so that a message does not speak of a field that is not there.
         let written = if wanted.is_none() { twin } else { name };
         if wanted.is_some() || unwanted.is_some() {
-            matches.push(Match {
-                attribute: *attribute,
-                written: Arc::from(*written),
-                wanted,
-                unwanted,
-            });
+            matches.push(Match { attribute: *attribute, written: Arc::from(*written), wanted, unwanted });
         }
     }
     Entry { matches }
@@ -530,13 +296,7 @@ fn condition(reader: &mut Reader, item: &Json, action: Action, path: &FieldPath)
     let attribute = condition::engine_attribute(key);
     let mut read = |name: &str| {
         let list = reader.list_member(object, name, path);
-        let read = values(
-            reader,
-            list,
-            attribute,
-            Place::Condition,
-            &path.member(name),
-        );
+        let read = values(reader, list, attribute, Place::Condition, &path.member(name));
         (read, list.iter().any(|item| item.as_str() == Some("")))
     };
     let (wanted, wanted_empty) = read("values");
@@ -544,11 +304,7 @@ fn condition(reader: &mut Reader, item: &Json, action: Action, path: &FieldPath)
     if key.is_empty() {
         reader.find(Code::KeyEmpty, &key_path, "the key of a condition is empty");
     } else if wanted.is_none() && unwanted.is_none() {
-        reader.find(
-            Code::ValuesMissing,
-            path,
-            format!("the condition on `{key}` needs `values` or `notValues`"),
-        );
+        reader.find(Code::ValuesMissing, path, format!("the condition on `{key}` needs `values` or `notValues`"));
     } else if let Err((code, message)) = condition::attribute(key)
         && !(wanted_empty && unwanted_empty)
     {
@@ -556,27 +312,13 @@ fn condition(reader: &mut Reader, item: &Json, action: Action, path: &FieldPath)
     }
     let no_identity = matches!(
         attribute,
-        Attribute::Principal
-            | Attribute::Namespace
-            | Attribute::ServiceAccount
-            | Attribute::TrustDomain
+        Attribute::Principal | Attribute::Namespace | Attribute::ServiceAccount | Attribute::TrustDomain
     );
     if action == Action::Custom && (no_identity || key.starts_with("request.auth.")) {
-        reader.find(
-            Code::CustomUnsupportedField,
-            &key_path,
-            format!("CUSTOM cannot look at `{key}`"),
-        );
+        reader.find(Code::CustomUnsupportedField, &key_path, format!("CUSTOM cannot look at `{key}`"));
     }
     if wanted.is_none() && unwanted.is_none() && attribute != Attribute::Unknown {
         return Entry::default();
     }
-    Entry {
-        matches: vec![Match {
-            attribute,
-            written: Arc::from(key),
-            wanted,
-            unwanted,
-        }],
-    }
+    Entry { matches: vec![Match { attribute, written: Arc::from(key), wanted, unwanted }] }
 }

@@ -15,14 +15,9 @@ pub(super) fn attribute(key: &str) -> Result<Attribute, (Code, String)> {
         "destination.ip" => Attribute::DestinationIp,
         "destination.port" => Attribute::Port,
         "connection.sni" => Attribute::ServerName,
-        "request.auth.principal" | "request.auth.audiences" | "request.auth.presenter" => {
-            Attribute::Http
-        }
+        "request.auth.principal" | "request.auth.audiences" | "request.auth.presenter" => Attribute::Http,
         "destination.namespace" => {
-            return Err((
-                Code::ReplacedAttribute,
-                replaced(key, "the namespace of the policy"),
-            ));
+            return Err((Code::ReplacedAttribute, replaced(key, "the namespace of the policy")));
         }
         "destination.name" | "destination.user" => {
             return Err((
@@ -35,29 +30,19 @@ pub(super) fn attribute(key: &str) -> Result<Attribute, (Code, String)> {
 }
 
 fn prefixed(key: &str) -> Result<Attribute, (Code, String)> {
-    let attribute = if key.starts_with("request.headers") || key.starts_with("request.auth.claims")
-    {
+    let attribute = if key.starts_with("request.headers") || key.starts_with("request.auth.claims") {
         Attribute::Http
     } else if key.starts_with("experimental.envoy.filters.") {
         Attribute::Metadata
     } else if key.starts_with("destination.labels") {
-        return Err((
-            Code::ReplacedAttribute,
-            replaced(key, "the selector of the policy"),
-        ));
+        return Err((Code::ReplacedAttribute, replaced(key, "the selector of the policy")));
     } else {
-        return Err((
-            Code::UnknownAttribute,
-            format!("`{key}` is not a condition key"),
-        ));
+        return Err((Code::UnknownAttribute, format!("`{key}` is not a condition key")));
     };
     if is_bracketed(key) {
         Ok(attribute)
     } else {
-        Err((
-            Code::BadKeyFormat,
-            format!("`{key}` lacks its bracketed part; write `{key}[name]`"),
-        ))
+        Err((Code::BadKeyFormat, format!("`{key}` lacks its bracketed part; write `{key}[name]`")))
     }
 }
 
@@ -68,8 +53,7 @@ pub(super) fn engine_attribute(key: &str) -> Attribute {
 
 /// Is it `a[b]` with both parts there.
 fn is_bracketed(key: &str) -> bool {
-    key.find('[')
-        .is_some_and(|open| open > 0 && key.ends_with(']') && open + 2 < key.len())
+    key.find('[').is_some_and(|open| open > 0 && key.ends_with(']') && open + 2 < key.len())
 }
 
 fn replaced(key: &str, by: &str) -> String {

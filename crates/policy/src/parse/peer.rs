@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 
-use super::authorization::{identifier, labels};
+use super::authorization::identifier;
 use super::reader::Reader;
+use super::scope::labels;
 use super::{dry_run_on_other_kind, first_refusing_stage};
 use crate::address::parse_port;
 use crate::finding::{Code, FieldPath, Parsed};
@@ -18,20 +19,13 @@ pub fn peer_authentication(document: &Json, settings: &Settings) -> Parsed<PeerA
     let mut reader = Reader::default();
     reader.findings.extend(dry_run_on_other_kind(document));
     let value = peer(&mut reader, document, settings);
-    Parsed {
-        value,
-        findings: first_refusing_stage(reader.findings),
-    }
+    Parsed { value, findings: first_refusing_stage(reader.findings) }
 }
 
 fn peer(reader: &mut Reader, document: &Json, settings: &Settings) -> Option<PeerAuthentication> {
     let root = FieldPath::default();
     let document = reader.object(document, &root)?;
-    reader.known_only(
-        document,
-        &["apiVersion", "kind", "metadata", "spec", "status"],
-        &root,
-    );
+    reader.known_only(document, &["apiVersion", "kind", "metadata", "spec", "status"], &root);
     let id = identifier(document);
     let created = document
         .get("metadata")
@@ -48,9 +42,8 @@ fn peer(reader: &mut Reader, document: &Json, settings: &Settings) -> Option<Pee
     let selector = Reader::member(spec, "selector")
         .map(|value| labels(reader, value, &path.member("selector")))
         .unwrap_or_default();
-    let mode = Reader::member(spec, "mtls").map_or(Some(Mode::Unset), |value| {
-        mtls(reader, value, &path.member("mtls"))
-    })?;
+    let mode =
+        Reader::member(spec, "mtls").map_or(Some(Mode::Unset), |value| mtls(reader, value, &path.member("mtls")))?;
     let ports = port_level(reader, spec, &selector, &path.member("portLevelMtls"))?;
     if id.namespace == settings.root_namespace && !selector.is_empty() {
         let message = format!(
@@ -59,13 +52,7 @@ fn peer(reader: &mut Reader, document: &Json, settings: &Settings) -> Option<Pee
         );
         reader.find(Code::RootSelectorIgnored, &path.member("selector"), message); // S-77
     }
-    Some(PeerAuthentication {
-        id: Arc::new(id),
-        selector,
-        mode,
-        ports,
-        created,
-    })
+    Some(PeerAuthentication { id: Arc::new(id), selector, mode, ports, created })
 }
 
 fn port_level(
@@ -80,17 +67,9 @@ fn port_level(
     };
     let ports = reader.object(value, path)?;
     if ports.is_empty() {
-        reader.find(
-            Code::PortLevelEmpty,
-            path,
-            "`portLevelMtls` has no entries; leave it out or name a port",
-        );
+        reader.find(Code::PortLevelEmpty, path, "`portLevelMtls` has no entries; leave it out or name a port");
     } else if selector.is_empty() {
-        reader.find(
-            Code::PortLevelNeedsSelector,
-            path,
-            "`portLevelMtls` needs a selector with labels",
-        );
+        reader.find(Code::PortLevelNeedsSelector, path, "`portLevelMtls` needs a selector with labels");
     }
     for (key, value) in ports {
         let path = path.member(key);
@@ -99,11 +78,7 @@ fn port_level(
             Some(port) => {
                 modes.insert(port, mode);
             }
-            None => reader.find(
-                Code::PortLevelRange,
-                &path,
-                format!("`{key}` is not a workload port from 1 to 65535"),
-            ),
+            None => reader.find(Code::PortLevelRange, &path, format!("`{key}` is not a workload port from 1 to 65535")),
         }
     }
     Some(modes)

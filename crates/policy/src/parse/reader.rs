@@ -13,8 +13,7 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn find(&mut self, code: Code, path: &FieldPath, message: impl Into<String>) {
-        self.findings
-            .push(Finding::new(code, path.clone(), message));
+        self.findings.push(Finding::new(code, path.clone(), message));
     }
 
     /// A member of an object; `null` is as if it were not there, as the API server prunes it.
@@ -22,11 +21,7 @@ impl Reader {
         object.get(name).filter(|value| !value.is_null())
     }
 
-    pub(super) fn object<'a>(
-        &mut self,
-        value: &'a Value,
-        path: &FieldPath,
-    ) -> Option<&'a Map<String, Value>> {
+    pub(super) fn object<'a>(&mut self, value: &'a Value, path: &FieldPath) -> Option<&'a Map<String, Value>> {
         let object = value.as_object();
         if object.is_none() {
             self.wrong_type(value, path, "an object");
@@ -67,9 +62,7 @@ impl Reader {
         name: &str,
         path: &FieldPath,
     ) -> &'a [Value] {
-        Self::member(object, name)
-            .and_then(|value| self.list(value, &path.member(name)))
-            .unwrap_or_default()
+        Self::member(object, name).and_then(|value| self.list(value, &path.member(name))).unwrap_or_default()
     }
 
     /// An optional string member.
@@ -83,12 +76,7 @@ impl Reader {
     }
 
     /// Notes members that the object does not have (S-7).
-    pub(super) fn known_only(
-        &mut self,
-        object: &Map<String, Value>,
-        known: &[&str],
-        path: &FieldPath,
-    ) {
+    pub(super) fn known_only(&mut self, object: &Map<String, Value>, known: &[&str], path: &FieldPath) {
         for name in object.keys().filter(|name| !known.contains(&name.as_str())) {
             let message = format!("unknown field `{name}`; known here: {}", known.join(", "));
             self.find(Code::SchemaUnknownField, &path.member(name), message);
@@ -97,11 +85,7 @@ impl Reader {
 
     pub(super) fn at_most(&mut self, length: usize, most: usize, path: &FieldPath) {
         if length > most {
-            self.find(
-                Code::SchemaMaxItems,
-                path,
-                format!("{length} items, at most {most} are allowed"),
-            );
+            self.find(Code::SchemaMaxItems, path, format!("{length} items, at most {most} are allowed"));
         }
     }
 
@@ -109,9 +93,7 @@ impl Reader {
     pub(super) fn labels(&mut self, object: &Map<String, Value>, path: &FieldPath) -> Labels {
         object
             .iter()
-            .filter_map(|(key, value)| {
-                Some((key.clone(), self.text(value, &path.member(key))?.to_owned()))
-            })
+            .filter_map(|(key, value)| Some((key.clone(), self.text(value, &path.member(key))?.to_owned())))
             .collect()
     }
 
@@ -129,10 +111,6 @@ impl Reader {
         } else {
             String::new()
         };
-        self.find(
-            Code::SchemaType,
-            path,
-            format!("{wanted} is wanted, {found} was found{help}"),
-        );
+        self.find(Code::SchemaType, path, format!("{wanted} is wanted, {found} was found{help}"));
     }
 }

@@ -30,10 +30,7 @@ pub(super) fn values(
     place: Place,
     path: &FieldPath,
 ) -> Option<Values> {
-    if attribute == Attribute::ServiceAccount
-        && place == Place::Field
-        && list.len() > SERVICE_ACCOUNTS_MAX
-    {
+    if attribute == Attribute::ServiceAccount && place == Place::Field && list.len() > SERVICE_ACCOUNTS_MAX {
         let message = format!(
             "{} service accounts, at most {SERVICE_ACCOUNTS_MAX} are allowed; split the source in two",
             list.len()
@@ -42,11 +39,7 @@ pub(super) fn values(
     }
     let has_empty = list.iter().any(|item| item.as_str() == Some(""));
     if has_empty {
-        reader.find(
-            Code::EmptyValue,
-            path,
-            "an empty string is not a value; remove it",
-        ); // S-12
+        reader.find(Code::EmptyValue, path, "an empty string is not a value; remove it"); // S-12
     }
     // A condition with an empty value is not looked at further, as in Istio.
     let check = !(has_empty && place == Place::Condition);
@@ -60,22 +53,14 @@ pub(super) fn values(
     Values::new(list.iter().enumerate().map(read).collect())
 }
 
-fn value(
-    reader: &mut Reader,
-    text: &str,
-    attribute: Attribute,
-    place: Place,
-    check: bool,
-    path: &FieldPath,
-) -> Value {
+fn value(reader: &mut Reader, text: &str, attribute: Attribute, place: Place, check: bool, path: &FieldPath) -> Value {
     let kept: Arc<str> = Arc::from(text);
     match attribute {
         Attribute::Port => {
             let Some(port) = parse_port(text) else {
                 if check {
-                    let message = format!(
-                        "`{text}` is not a port; write a number from 0 to 65535 in quotes, one port an item"
-                    );
+                    let message =
+                        format!("`{text}` is not a port; write a number from 0 to 65535 in quotes, one port an item");
                     reader.find(Code::BadPort, path, message); // S-13
                 }
                 return Value::Unreadable(kept);
@@ -90,7 +75,11 @@ fn value(
                     } else {
                         (Code::BadIp, "an address")
                     };
-                    reader.find(code, path, format!("`{text}` is not {what}; write `10.0.0.1`, `10.0.0.0/8` or their IPv6 forms")); // S-14
+                    reader.find(
+                        code,
+                        path,
+                        format!("`{text}` is not {what}; write `10.0.0.1`, `10.0.0.0/8` or their IPv6 forms"),
+                    ); // S-14
                 }
                 return Value::Unreadable(kept);
             };
@@ -128,8 +117,7 @@ fn service_account(reader: &mut Reader, text: &str, path: &FieldPath) {
     }
     let parts: Vec<&str> = text.split('/').collect();
     // An empty string has its own finding.
-    let well_formed =
-        text.is_empty() || (parts.len() <= 2 && parts.iter().all(|part| !part.is_empty()));
+    let well_formed = text.is_empty() || (parts.len() <= 2 && parts.iter().all(|part| !part.is_empty()));
     if !well_formed || text.chars().count() > SERVICE_ACCOUNT_LENGTH_MAX {
         let message = format!(
             "`{text}` is not a service account; write `name` or `namespace/name`, at most {SERVICE_ACCOUNT_LENGTH_MAX} characters"
@@ -149,6 +137,10 @@ fn trust_domain(reader: &mut Reader, text: &str, place: Place, path: &FieldPath)
         );
     }
     if place == Place::Field && text.contains('/') {
-        reader.find(Code::TdSlash, path, format!("`{text}` is not a trust domain, it holds a `/`; use `principals` for more than the trust domain"));
+        reader.find(
+            Code::TdSlash,
+            path,
+            format!("`{text}` is not a trust domain, it holds a `/`; use `principals` for more than the trust domain"),
+        );
     }
 }

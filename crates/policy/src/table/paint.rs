@@ -39,22 +39,14 @@ pub(super) struct Painter {
 
 impl Painter {
     pub(super) fn new() -> Self {
-        Self {
-            open: BTreeMap::new(),
-            finished: Vec::new(),
-            counts: [0; 3],
-        }
+        Self { open: BTreeMap::new(), finished: Vec::new(), counts: [0; 3] }
     }
 
     /// From this address on, these classes have this verdict.
     pub(super) fn paint(&mut self, from: u128, run: Run) -> Result<(), TooLarge> {
         self.split(run.first);
         self.split(run.last.saturating_add(1));
-        let covered: Vec<usize> = self
-            .open
-            .range(run.first..=run.last)
-            .map(|(first, _)| *first)
-            .collect();
+        let covered: Vec<usize> = self.open.range(run.first..=run.last).map(|(first, _)| *first).collect();
         for first in covered {
             if let Some(open) = self.open.remove(&first) {
                 // What began at this very address never was.
@@ -63,14 +55,7 @@ impl Painter {
                 }
             }
         }
-        self.open.insert(
-            run.first,
-            Open {
-                last: run.last,
-                verdict: run.verdict,
-                since: from,
-            },
-        );
+        self.open.insert(run.first, Open { last: run.last, verdict: run.verdict, since: from });
         self.join(run.first);
         self.join(run.last.saturating_add(1));
         self.bounded()
@@ -78,12 +63,7 @@ impl Painter {
 
     /// Makes a rectangle begin at this class, if one covers it.
     fn split(&mut self, at: usize) {
-        let Some((_, open)) = self
-            .open
-            .range_mut(..at)
-            .next_back()
-            .filter(|(_, open)| open.last >= at)
-        else {
+        let Some((_, open)) = self.open.range_mut(..at).next_back().filter(|(_, open)| open.last >= at) else {
             return;
         };
         let rest = *open;
@@ -98,9 +78,7 @@ impl Painter {
         };
         let before = self.open.range_mut(..at).next_back();
         let Some((_, first)) = before.filter(|(_, open)| {
-            open.last.saturating_add(1) == at
-                && open.verdict == second.verdict
-                && open.since == second.since
+            open.last.saturating_add(1) == at && open.verdict == second.verdict && open.since == second.since
         }) else {
             return;
         };
@@ -113,11 +91,7 @@ impl Painter {
             *count += 1;
         }
         self.finished.push(Rectangle {
-            run: Run {
-                first,
-                last: open.last,
-                verdict: open.verdict,
-            },
+            run: Run { first, last: open.last, verdict: open.verdict },
             from: open.since,
             to,
         });
@@ -130,11 +104,7 @@ impl Painter {
 
     fn bounded(&self) -> Result<(), TooLarge> {
         let count = self.count();
-        if count > ENTRIES_PER_POD_MAX {
-            Err(TooLarge { count })
-        } else {
-            Ok(())
-        }
+        if count > ENTRIES_PER_POD_MAX { Err(TooLarge { count }) } else { Ok(()) }
     }
 
     /// Closes what is open at the last address and leaves the most frequent verdict to the fallback.
@@ -150,37 +120,20 @@ impl Painter {
         self.bounded()?;
         let fallback = self.fallback();
         let entry = |rectangle: &Rectangle| {
-            let ports = *classes.get(rectangle.run.first)?.start()
-                ..=*classes.get(rectangle.run.last)?.end();
+            let ports = *classes.get(rectangle.run.first)?.start()..=*classes.get(rectangle.run.last)?.end();
             let sources = from_number(rectangle.from, like)..=from_number(rectangle.to, like);
-            Some(Entry {
-                sources,
-                ports,
-                verdict: rectangle.run.verdict,
-            })
+            Some(Entry { sources, ports, verdict: rectangle.run.verdict })
         };
-        let mut entries: Vec<Entry> = self
-            .finished
-            .iter()
-            .filter(|rectangle| rectangle.run.verdict != fallback)
-            .filter_map(entry)
-            .collect();
+        let mut entries: Vec<Entry> =
+            self.finished.iter().filter(|rectangle| rectangle.run.verdict != fallback).filter_map(entry).collect();
         entries.sort_unstable_by_key(|entry| (*entry.ports.start(), *entry.sources.start()));
         Ok(VerdictTable { fallback, entries })
     }
 
     /// The most frequent verdict; of equally frequent ones the stricter.
     fn fallback(&self) -> Verdict {
-        let count = |verdict: &Verdict| {
-            self.counts
-                .get(position(*verdict))
-                .copied()
-                .unwrap_or_default()
-        };
-        [Verdict::Accept, Verdict::Proxy, Verdict::Reject]
-            .into_iter()
-            .max_by_key(count)
-            .unwrap_or(Verdict::Reject)
+        let count = |verdict: &Verdict| self.counts.get(position(*verdict)).copied().unwrap_or_default();
+        [Verdict::Accept, Verdict::Proxy, Verdict::Reject].into_iter().max_by_key(count).unwrap_or(Verdict::Reject)
     }
 }
 

@@ -75,11 +75,7 @@ pub(super) struct Product<'a> {
 }
 
 /// The enforced rules of a ruleset for connections to this address.
-pub(super) fn products<'a>(
-    ruleset: &'a Ruleset,
-    classes: &[RangeInclusive<u16>],
-    destination: IpAddr,
-) -> Product<'a> {
+pub(super) fn products<'a>(ruleset: &'a Ruleset, classes: &[RangeInclusive<u16>], destination: IpAddr) -> Product<'a> {
     let mut product = Product {
         rules: Vec::new(),
         sources: Vec::new(),
@@ -89,12 +85,7 @@ pub(super) fn products<'a>(
         destination,
     };
     let mut add = |stage: &'a Stage, weight: Weight| {
-        for rule in stage
-            .rules
-            .iter()
-            .filter_map(|at| at.rule())
-            .filter(|rule| rule.can_match())
-        {
+        for rule in stage.rules.iter().filter_map(|at| at.rule()).filter(|rule| rule.can_match()) {
             product.add(rule, weight, classes);
         }
     };
@@ -124,15 +115,12 @@ enum Axis {
 
 fn axis(check: &Check) -> Axis {
     match check.attribute {
-        Attribute::Principal
-        | Attribute::Namespace
-        | Attribute::ServiceAccount
-        | Attribute::TrustDomain => Axis::Identity,
+        Attribute::Principal | Attribute::Namespace | Attribute::ServiceAccount | Attribute::TrustDomain => {
+            Axis::Identity
+        }
         Attribute::SourceIp | Attribute::RemoteIp => Axis::Address,
         Attribute::Port => Axis::Port,
-        Attribute::DestinationIp | Attribute::Metadata | Attribute::Http | Attribute::Unknown => {
-            Axis::Constant
-        }
+        Attribute::DestinationIp | Attribute::Metadata | Attribute::Http | Attribute::Unknown => Axis::Constant,
         Attribute::ServerName => Axis::Bytes,
     }
 }
@@ -141,10 +129,7 @@ impl<'a> Product<'a> {
     fn add(&mut self, rule: &'a CompiledRule, weight: Weight, classes: &[RangeInclusive<u16>]) {
         let conditions: Vec<&Check> = rule.when.iter().flat_map(|entry| &entry.checks).collect();
         let view = self.view(Names::None, 0);
-        if conditions
-            .iter()
-            .any(|check| axis(check) == Axis::Constant && check.truth(&view) == Truth::False)
-        {
+        if conditions.iter().any(|check| axis(check) == Axis::Constant && check.truth(&view) == Truth::False) {
             return;
         }
         let needs_bytes = conditions.iter().any(|check| axis(check) == Axis::Bytes);
@@ -169,20 +154,9 @@ impl<'a> Product<'a> {
         self.source(index, conditions.into_iter(), true);
         let added = self.sources.get(first..).unwrap_or_default();
         let looks_at_identity = added.iter().any(|source| !source.identity.is_empty());
-        let live = added
-            .iter()
-            .filter(|source| !source.is_condition && source.holds_anonymous())
-            .count();
+        let live = added.iter().filter(|source| !source.is_condition && source.holds_anonymous()).count();
         let from = first..when;
-        self.rules.push(Rule {
-            weight,
-            classes,
-            from,
-            when,
-            live,
-            looks_at_identity,
-            counted: false,
-        });
+        self.rules.push(Rule { weight, classes, from, when, live, looks_at_identity, counted: false });
         let counted = self.holds_anonymous(index);
         self.set_counted(index, counted);
     }
@@ -190,13 +164,7 @@ impl<'a> Product<'a> {
     fn source(&mut self, rule: usize, checks: impl Iterator<Item = &'a Check>, is_condition: bool) {
         let position = self.sources.len();
         let view = self.view(Names::None, 0);
-        let mut source = Source {
-            rule,
-            identity: Vec::new(),
-            anonymous: true,
-            failing: 0,
-            is_condition,
-        };
+        let mut source = Source { rule, identity: Vec::new(), anonymous: true, failing: 0, is_condition };
         for check in checks {
             match axis(check) {
                 Axis::Identity => {
@@ -216,27 +184,13 @@ impl<'a> Product<'a> {
         for (set, of_wanted) in [(&check.wanted, true), (&check.unwanted, false)] {
             if let Some(Set::Source(blocks)) = set {
                 for interval in blocks.intervals(self.destination) {
-                    self.edges.push(Edge {
-                        at: *interval.start(),
-                        address,
-                        of_wanted,
-                        inside: true,
-                    });
+                    self.edges.push(Edge { at: *interval.start(), address, of_wanted, inside: true });
                     let next = interval.end().checked_add(1);
-                    self.edges.extend(next.map(|at| Edge {
-                        at,
-                        address,
-                        of_wanted,
-                        inside: false,
-                    }));
+                    self.edges.extend(next.map(|at| Edge { at, address, of_wanted, inside: false }));
                 }
             }
         }
-        let state = Address {
-            source,
-            wanted: check.wanted.is_none(),
-            unwanted: false,
-        };
+        let state = Address { source, wanted: check.wanted.is_none(), unwanted: false };
         let holds = state.holds();
         self.addresses.push(state);
         holds
@@ -252,9 +206,8 @@ impl<'a> Product<'a> {
         let holds_at = |check: &Check, port: u16| {
             axis(check) != Axis::Port || check.truth(&self.view(Names::None, port)) == Truth::True
         };
-        let operation_holds = |entry: &CompiledEntry, port: u16| {
-            !entry.never && entry.checks.iter().all(|check| holds_at(check, port))
-        };
+        let operation_holds =
+            |entry: &CompiledEntry, port: u16| !entry.never && entry.checks.iter().all(|check| holds_at(check, port));
         let mut ranges: Vec<RangeInclusive<usize>> = Vec::new();
         for (class, ports) in classes.iter().enumerate() {
             let port = *ports.start();
@@ -273,13 +226,7 @@ impl<'a> Product<'a> {
 
     fn view<'v>(&self, names: Names<'v>, port: u16) -> View<'v> {
         // Addresses are looked at by the sweep, not through this view.
-        View {
-            source: self.destination,
-            destination: self.destination,
-            port,
-            names,
-            server_name: None,
-        }
+        View { source: self.destination, destination: self.destination, port, names, server_name: None }
     }
 
     /// Crosses an edge; the rule that it may have changed.
@@ -297,18 +244,10 @@ impl<'a> Product<'a> {
         }
         let source = self.sources.get_mut(address.source)?;
         let held = source.holds_anonymous();
-        source.failing = if after {
-            source.failing.saturating_sub(1)
-        } else {
-            source.failing + 1
-        };
+        source.failing = if after { source.failing.saturating_sub(1) } else { source.failing + 1 };
         let rule = self.rules.get_mut(source.rule)?;
         if !source.is_condition && held != source.holds_anonymous() {
-            rule.live = if held {
-                rule.live.saturating_sub(1)
-            } else {
-                rule.live + 1
-            };
+            rule.live = if held { rule.live.saturating_sub(1) } else { rule.live + 1 };
         }
         Some(source.rule)
     }
@@ -318,18 +257,12 @@ impl<'a> Product<'a> {
         let Some(rule) = self.rules.get(rule) else {
             return false;
         };
-        (rule.from.is_empty() || rule.live > 0)
-            && self
-                .sources
-                .get(rule.when)
-                .is_some_and(Source::holds_anonymous)
+        (rule.from.is_empty() || rule.live > 0) && self.sources.get(rule.when).is_some_and(Source::holds_anonymous)
     }
 
     /// Notes whether the rule is counted; is that a change.
     pub(super) fn set_counted(&mut self, rule: usize, counted: bool) -> bool {
-        self.rules
-            .get_mut(rule)
-            .is_some_and(|rule| std::mem::replace(&mut rule.counted, counted) != counted)
+        self.rules.get_mut(rule).is_some_and(|rule| std::mem::replace(&mut rule.counted, counted) != counted)
     }
 
     /// The rules that hold for this identity and not for a peer without one, or the other way round, at the present address.
@@ -337,30 +270,15 @@ impl<'a> Product<'a> {
         let view = self.view(Names::One(identity), 0);
         let sources = &self.sources;
         let known = self.known.entry(identity.clone()).or_insert_with(|| {
-            let holds = |source: &Source<'_>| {
-                source
-                    .identity
-                    .iter()
-                    .all(|check| check.truth(&view) == Truth::True)
-            };
+            let holds = |source: &Source<'_>| source.identity.iter().all(|check| check.truth(&view) == Truth::True);
             sources.iter().map(holds).collect()
         });
-        let holds = |at: usize| {
-            known.get(at) == Some(&true)
-                && sources.get(at).is_some_and(|source| source.failing == 0)
-        };
-        let looking = self
-            .rules
-            .iter()
-            .enumerate()
-            .filter(|(_, rule)| rule.looks_at_identity);
+        let holds =
+            |at: usize| known.get(at) == Some(&true) && sources.get(at).is_some_and(|source| source.failing == 0);
+        let looking = self.rules.iter().enumerate().filter(|(_, rule)| rule.looks_at_identity);
         looking
             .map(|(index, rule)| {
-                (
-                    index,
-                    (rule.from.is_empty() || rule.from.clone().any(holds)) && holds(rule.when),
-                    rule.counted,
-                )
+                (index, (rule.from.is_empty() || rule.from.clone().any(holds)) && holds(rule.when), rule.counted)
             })
             .filter(|(_, now, counted)| now != counted)
             .map(|(index, now, _)| (index, now))

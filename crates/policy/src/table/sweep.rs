@@ -36,11 +36,7 @@ impl Tally {
             Weight::Allows => &mut self.allows,
             Weight::MayAllow => &mut self.may_allow,
         };
-        *count = if holds {
-            count.saturating_add(1)
-        } else {
-            count.saturating_sub(1)
-        };
+        *count = if holds { count.saturating_add(1) } else { count.saturating_sub(1) };
     }
 
     /// S-31, with what is not known yet.
@@ -78,11 +74,7 @@ struct Sweep<'a> {
     work: usize,
 }
 
-pub(super) fn table(
-    snapshot: &Snapshot,
-    state: &WorkloadState,
-    address: IpAddr,
-) -> Result<VerdictTable, TooLarge> {
+pub(super) fn table(snapshot: &Snapshot, state: &WorkloadState, address: IpAddr) -> Result<VerdictTable, TooLarge> {
     let classes = space::ports(state);
     let product = products(&state.ruleset, &classes, address);
     let mut sweep = Sweep {
@@ -106,10 +98,7 @@ pub(super) fn table(
 
 fn modes(mtls: &Mtls, classes: &[RangeInclusive<u16>]) -> Vec<Effective> {
     // Every port with a mode of its own is a class of its own.
-    classes
-        .iter()
-        .map(|class| mtls.at(*class.start()))
-        .collect()
+    classes.iter().map(|class| mtls.at(*class.start())).collect()
 }
 
 impl Sweep<'_> {
@@ -119,11 +108,7 @@ impl Sweep<'_> {
                 self.toggle(rule, true)?;
             }
         }
-        let mut mesh = snapshot
-            .attested
-            .iter()
-            .filter(|(address, _)| address.is_ipv4() == like.is_ipv4())
-            .peekable();
+        let mut mesh = snapshot.attested.iter().filter(|(address, _)| address.is_ipv4() == like.is_ipv4()).peekable();
         let edges = std::mem::take(&mut self.product.edges);
         let mut edges = edges.iter().peekable();
         let mut at = Some(0_u128);
@@ -136,9 +121,7 @@ impl Sweep<'_> {
                     }
                 }
             }
-            let identity = mesh
-                .next_if(|(address, _)| number(**address) <= here)
-                .map(|(_, identity)| identity);
+            let identity = mesh.next_if(|(address, _)| number(**address) <= here).map(|(_, identity)| identity);
             let overlay = match identity {
                 Some(identity) => self.overlay_of(identity)?,
                 None => Rc::from([]),
@@ -168,9 +151,7 @@ impl Sweep<'_> {
         }
         if self.work > WORK_MAX {
             // Not counted to the end, but certainly more than can be borne.
-            return Err(TooLarge {
-                count: self.painter.count(),
-            });
+            return Err(TooLarge { count: self.painter.count() });
         }
         Ok(())
     }
@@ -185,23 +166,15 @@ impl Sweep<'_> {
         let differing = self.product.differing(identity);
         let mut touched: Vec<usize> = Vec::new();
         for (rule, holds) in &differing {
-            for class in self
-                .product
-                .rules
-                .get(*rule)
-                .into_iter()
-                .flat_map(|rule| rule.classes.iter().cloned().flatten())
+            for class in
+                self.product.rules.get(*rule).into_iter().flat_map(|rule| rule.classes.iter().cloned().flatten())
             {
                 touched.push(class);
             }
             self.count_only(*rule, *holds);
         }
         touched.extend(
-            self.modes
-                .iter()
-                .enumerate()
-                .filter(|(_, mode)| **mode == Effective::Strict)
-                .map(|(class, _)| class),
+            self.modes.iter().enumerate().filter(|(_, mode)| **mode == Effective::Strict).map(|(class, _)| class),
         );
         touched.sort_unstable();
         touched.dedup();
@@ -209,9 +182,7 @@ impl Sweep<'_> {
             let verdict = match self.modes.get(*class)? {
                 Effective::Disable => return None, // S-81
                 Effective::Strict if !self.attested_is_mtls => Verdict::Proxy,
-                Effective::Strict | Effective::Permissive => {
-                    self.tally.get(*class)?.verdict(self.default_deny)
-                }
+                Effective::Strict | Effective::Permissive => self.tally.get(*class)?.verdict(self.default_deny),
             };
             Some((*class, verdict))
         };
@@ -221,12 +192,9 @@ impl Sweep<'_> {
             self.count_only(*rule, !holds);
         }
         if self.work > WORK_MAX {
-            return Err(TooLarge {
-                count: self.painter.count(),
-            });
+            return Err(TooLarge { count: self.painter.count() });
         }
-        self.by_identity
-            .insert(identity.clone(), (self.version, Rc::clone(&overlay)));
+        self.by_identity.insert(identity.clone(), (self.version, Rc::clone(&overlay)));
         Ok(overlay)
     }
 
@@ -246,22 +214,13 @@ impl Sweep<'_> {
         let mode = self.modes.get(class)?;
         let tally = self.tally.get(class)?;
         // A certificate may yet come where plaintext is refused.
-        Some(if *mode == Effective::Strict {
-            Verdict::Proxy
-        } else {
-            tally.verdict(self.default_deny)
-        })
+        Some(if *mode == Effective::Strict { Verdict::Proxy } else { tally.verdict(self.default_deny) })
     }
 
     /// Paints what differs from the column shown so far.
     fn paint(&mut self, from: u128, overlay: Overlay) -> Result<(), TooLarge> {
         let mut touched = std::mem::take(&mut self.touched);
-        touched.extend(
-            self.overlay
-                .iter()
-                .chain(overlay.iter())
-                .map(|(class, _)| *class),
-        );
+        touched.extend(self.overlay.iter().chain(overlay.iter()).map(|(class, _)| *class));
         touched.sort_unstable();
         touched.dedup();
         let mut over = overlay.iter().peekable();
@@ -283,11 +242,7 @@ impl Sweep<'_> {
             match &mut run {
                 Some(run) if run.verdict == verdict && run.last + 1 == class => run.last = class,
                 _ => {
-                    if let Some(done) = run.replace(Run {
-                        first: class,
-                        last: class,
-                        verdict,
-                    }) {
+                    if let Some(done) = run.replace(Run { first: class, last: class, verdict }) {
                         self.painter.paint(from, done)?;
                     }
                 }

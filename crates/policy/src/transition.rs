@@ -1,0 +1,50 @@
+//! What becomes of an open connection when policy changes (section 15 of the semantics), as Istio does it.
+//! Tidegate itself decides open connections again in both profiles (S-93); this is for comparing and for conformance reports.
+
+use std::sync::Arc;
+
+use crate::decide::Connection;
+use crate::mesh::{Profile, WorkloadId};
+use crate::snapshot::{Snapshot, WorkloadState};
+
+/// What Istio does with an open connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Established {
+    /// Nothing.
+    Kept,
+    /// Cuts it at once, because it is no longer permitted (S-92).
+    Closed,
+    /// Lets it live for the drain time and then cuts it, permitted or not (S-91).
+    Drained,
+}
+
+impl Established {
+    /// The word of the conformance format.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Closed => "closed",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+/// What Istio does with a connection opened under `before` once `after` is in force.
+pub fn istio(before: &Snapshot, after: &Snapshot, destination: &WorkloadId, connection: &Connection) -> Established {
+    match after.settings().profile {
+        Profile::Ambient if after.decide(destination, connection).is_permitted() => Established::Kept,
+        Profile::Ambient => Established::Closed,
+        Profile::Sidecar if is_altered(before.workload(destination), after.workload(destination)) => {
+            Established::Drained
+        }
+        Profile::Sidecar => Established::Kept,
+    }
+}
+
+/// Do other rules or modes apply to the workload than before.
+fn is_altered(before: Option<&Arc<WorkloadState>>, after: Option<&Arc<WorkloadState>>) -> bool {
+    let (Some(before), Some(after)) = (before, after) else { return true };
+    before.mtls.rest != after.mtls.rest
+        || before.mtls.ports != after.mtls.ports
+        || !before.ruleset.specs().eq(after.ruleset.specs())
+}
