@@ -28,12 +28,14 @@ const TOKEN_BYTES: usize = 32;
 /// The names that the server's certificate is good for.
 const SERVER_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-const CA: &str = "ca.crt";
+/// The folder of the credentials in the data directory.
+pub(crate) const FOLDER: &str = "pki";
+pub(crate) const CA: &str = "ca.crt";
 const SERVER: &str = "server.crt";
 const SERVER_KEY: &str = "server.key";
 const ADMIN: &str = "admin.crt";
 const ADMIN_KEY: &str = "admin.key";
-const TOKEN: &str = "token";
+pub(crate) const TOKEN: &str = "token";
 
 /// What the server shows, and what it accepts.
 pub(crate) struct Credentials {

@@ -12,6 +12,7 @@ mod error;
 mod files;
 mod hooks;
 mod kindcache;
+pub mod kubeconfig;
 mod openapi;
 mod render;
 mod reply;

@@ -18,6 +18,7 @@ use crate::{Body, reply, review, stream};
 mod decode;
 mod held;
 mod list;
+mod scale;
 
 pub(crate) use list::Selection;
 
@@ -59,6 +60,11 @@ impl Resource {
             (Method::GET | Method::HEAD, false, None) if self.kind.stored() => list::list(inner, &self),
             (Method::GET | Method::HEAD, true, None | Some("status")) => list::get(inner, &self),
             (Method::POST, false, None) if self.kind.stored() => self.create(inner).await,
+            (Method::GET | Method::HEAD, true, Some("scale")) => {
+                let scale = scale::of(&*list::stored(inner, &self.key())?)?;
+                Ok(reply::json(StatusCode::OK, scale.value()))
+            }
+            (Method::PUT | Method::PATCH, true, Some("scale")) => self.scale(inner).await,
             (Method::GET, true, Some("log")) => {
                 stream::log(inner, list::stored(inner, &self.key())?, &self.ask.query).await
             }
@@ -131,12 +137,30 @@ impl Resource {
     }
 
     async fn patch(&self, inner: &Arc<Inner>) -> Result<Response<Body>, Status> {
-        let media_type = self.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let patch_type = PatchType::of(media_type, &self.kind)?;
-        let (manner, target, patch) = (self.manner(inner)?, self.target(), decode::patch(self.ask.request.body())?);
+        let (manner, target, (patch_type, patch)) = (self.manner(inner)?, self.target(), self.patch_body()?);
         let work: Work =
             Box::new(move |stage| write::patch(stage, &manner, &target, |old| patch::apply(patch_type, old, &patch)));
         self.write(inner, work).await
+    }
+
+    async fn scale(&self, inner: &Arc<Inner>) -> Result<Response<Body>, Status> {
+        let (manner, target) = (self.manner(inner)?, Target { subresource: None, ..self.target() });
+        let work: Work = if self.ask.request.method() == Method::PUT {
+            let scale = Object::new(self.body()?)?;
+            Box::new(move |stage| write::patch(stage, &manner, &target, |old| scale::applied(old, &scale)))
+        } else {
+            let (patch_type, patch) = self.patch_body()?;
+            Box::new(move |stage| write::patch(stage, &manner, &target, |old| scale::patched(patch_type, old, &patch)))
+        };
+        let written = inner.store.submit(work).await?;
+        let mut response = reply::json(StatusCode::OK, scale::of(&written.object)?.value());
+        held::hold(inner, &mut response, &written).await;
+        Ok(response)
+    }
+
+    fn patch_body(&self) -> Result<(PatchType, Value), Status> {
+        let media_type = self.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        Ok((PatchType::of(media_type, &self.kind)?, decode::patch(self.ask.request.body())?))
     }
 
     async fn delete(&self, inner: &Arc<Inner>) -> Result<Response<Body>, Status> {

@@ -7,19 +7,17 @@ use std::sync::{Arc, OnceLock};
 
 use api::patch::{self, PatchType};
 use api::{Key, Kinds, Object, Status, Write};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Request, Response};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::authn::User;
-use crate::ca::Credentials;
+use crate::ca::{self, Credentials};
 use crate::kindcache::KindCache;
 use crate::store::{Store, Work};
 use crate::write::{self, DeleteOptions, Manner, NAMESPACES, Target, UnknownFields};
-use crate::{Body, Error, Feed, Hooks, route, serve};
+use crate::{Body, Error, Feed, Hooks, kubeconfig, route, serve};
 
 /// Namespaces that always exist.
 const NAMESPACES_BUILTIN: [&str; 2] = ["default", "kube-system"];
@@ -55,7 +53,7 @@ impl Server {
         std::fs::create_dir_all(&data_dir).map_err(|source| Error::MakeDataDir { path: data_dir.clone(), source })?;
         // The store first: its lock keeps two servers from making two sets of credentials.
         let store = Store::open(&data_dir.join("store.redb"))?;
-        let credentials = Credentials::open(&data_dir.join("pki"))?;
+        let credentials = Credentials::open(&data_dir.join(ca::FOLDER))?;
         let inner =
             Inner { store, hooks, kinds: Arc::new(KindCache::start()), credentials, listen, address: OnceLock::new() };
         inner.make_namespaces()?;
@@ -113,17 +111,18 @@ impl Server {
         serve::serve(&self.inner, listener, shutdown).await;
     }
 
+    /// The certificate of the authority that signed the server's, as PEM.
+    pub fn ca_pem(&self) -> String {
+        self.inner.credentials.ca.clone()
+    }
+
     /// A kubeconfig for the admin; the context's namespace is `namespace` if there is one.
     pub fn kubeconfig(&self, namespace: Option<&str>) -> String {
-        let credentials = &self.inner.credentials;
-        let server = self.inner.address();
-        let authority = STANDARD.encode(&credentials.ca);
-        let namespace = namespace.map(|name| format!("    namespace: {name}\n")).unwrap_or_default();
-        format!(
-            "apiVersion: v1\nkind: Config\nclusters:\n- name: tidegate\n  cluster:\n    certificate-authority-data: {authority}\n    \
-             server: https://{server}\nusers:\n- name: tidegate\n  user:\n    token: {token}\ncontexts:\n- name: tidegate\n  context:\n    \
-             cluster: tidegate\n    user: tidegate\n{namespace}current-context: tidegate\n",
-            token = credentials.token
+        let Credentials { ca, token, .. } = &self.inner.credentials;
+        kubeconfig::text(
+            &kubeconfig::Access { ca_pem: ca.clone(), token: token.clone() },
+            self.inner.address(),
+            namespace,
         )
     }
 }

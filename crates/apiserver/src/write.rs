@@ -48,7 +48,6 @@ pub(crate) struct Manner {
     pub(crate) admit: Arc<dyn Fn(&Admission<'_>) -> Admitted + Send + Sync>,
     pub(crate) kinds: Arc<KindCache>,
     pub(crate) dry_run: bool,
-    #[expect(dead_code, reason = "the object model's schemas will ask")]
     pub(crate) unknown_fields: UnknownFields,
     /// From inside the process: may write status and spec at once, and what only the server writes.
     pub(crate) system: bool,

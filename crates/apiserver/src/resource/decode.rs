@@ -1,6 +1,6 @@
 //! Bodies as clients send them.
 
-use api::Status;
+use api::{Object, Status, proto};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use serde_json::Value;
@@ -10,17 +10,31 @@ pub(super) fn body(headers: &HeaderMap, body: &[u8]) -> Result<Value, Status> {
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
     match media_type.split(';').next().unwrap_or_default().trim() {
         "application/json" | "" => json(body),
-        _ => Err(Status::unsupported_media_type(&[
-            "application/json",
-            "application/yaml",
-            "application/vnd.kubernetes.protobuf",
-        ])),
+        proto::MEDIA_TYPE => proto::decode(body).map(Object::into_value),
+        "application/yaml" | "text/yaml" | "application/x-yaml" => yaml(body),
+        _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml", proto::MEDIA_TYPE])),
     }
 }
 
 /// Reads a patch.
 pub(super) fn patch(body: &[u8]) -> Result<Value, Status> {
     json(body)
+}
+
+fn yaml(body: &[u8]) -> Result<Value, Status> {
+    let text = std::str::from_utf8(body).map_err(|_| Status::bad_request("the body is not UTF-8"))?;
+    let mut documents =
+        api::yaml::documents(text).into_iter().filter(|document| !document.is_empty() || !document.problems.is_empty());
+    let (Some(document), None) = (documents.next(), documents.next()) else {
+        return Err(Status::bad_request("the body must be one YAML document"));
+    };
+    match document.problems.first() {
+        Some(problem) => Err(Status::bad_request(format!(
+            "the body cannot be read as YAML: line {}: {}",
+            problem.span.line, problem.message
+        ))),
+        None => Ok(document.value),
+    }
 }
 
 fn json(body: &[u8]) -> Result<Value, Status> {

@@ -23,7 +23,8 @@ pub(crate) fn create(
         object.remove("/status");
     }
     let mut object = target.kind.convert(&object, target.kind.storage());
-    let target = Target { key: target.kind.key(target.key.namespace.as_deref(), object.name()), ..target.clone() };
+    let key = target.kind.key(target.key.namespace.as_deref(), object.name());
+    let target = Target { key, version: target.kind.storage().to_owned(), ..target.clone() };
     namespaces::check_open(stage, &target.key)?;
     if namespaces::is_namespace(&target.key) {
         namespaces::birth(&mut object);
@@ -31,9 +32,9 @@ pub(crate) fn create(
     if stage.get(&target.key).is_some() {
         return Err(Status::already_exists(&target.key));
     }
-    rules::fill_in(&target, None, &mut object);
+    rules::fill_in(&target, None, &mut object)?;
     let object = manner.admit(stage, &target, Operation::Create, None, object, &mut warnings)?;
-    rules::check(&target, None, &object)?;
+    rules::check(&target, &manner.kinds(stage), None, &object)?;
     let object = if manner.dry_run { Arc::new(object) } else { stage.put(&target.key, object) };
     Ok(Written { object, created: true, removed: false, warnings, revision: stage.revision() })
 }

@@ -6,7 +6,7 @@ use api::{Key, Object, Status};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Manner, Target, namespaces, now, shown, written};
+use super::{Manner, Target, namespaces, now, rules, shown, written};
 use crate::resource::Selection;
 use crate::store::{Stage, Written};
 
@@ -67,8 +67,17 @@ pub(crate) fn delete(
     let holds = holds && has_dependents(stage, &old);
     let grace = grace_seconds(&target.key, &old, options.grace_seconds);
     let object = mark(stage, &target.key, old, grace, holds);
-    let removed = stage.get(&target.key).is_none();
-    Ok(Written { removed, ..written(stage, object, warnings) })
+    if stage.get(&target.key).is_some() {
+        return Ok(written(stage, object, warnings));
+    }
+    Ok(Written { removed: true, ..written(stage, last(stage, &object), warnings) })
+}
+
+/// What a removed object was, under the revision at which it went.
+fn last(stage: &Stage<'_>, object: &Object) -> Arc<Object> {
+    let mut object = object.clone();
+    object.set("/metadata/resourceVersion", stage.revision().to_string());
+    Arc::new(object)
 }
 
 /// Removes every selected object in one go; the answer is a list of what they were. `target` names none of them.
@@ -114,6 +123,9 @@ fn remove(stage: &mut Stage<'_>, key: &Key) {
         return;
     };
     stage.remove(key);
+    if rules::is_definition(key) {
+        remove_defined(stage, &old);
+    }
     for owner in old.owners() {
         let waiting = stage.objects().all().find(|(_, object)| object.uid() == owner.uid && object.is_deleting());
         let waiting = waiting.map(|(key, object)| (key, Arc::clone(object)));
@@ -126,6 +138,15 @@ fn remove(stage: &mut Stage<'_>, key: &Key) {
             let owner = stage.put(&owner_key, owner);
             finish(stage, &owner_key, &owner);
         }
+    }
+}
+
+/// With a definition go all objects of its kind: nothing could show or remove them any more.
+fn remove_defined(stage: &mut Stage<'_>, definition: &Object) {
+    let (group, plural) = (definition.str_at("/spec/group"), definition.str_at("/spec/names/plural"));
+    let keys: Vec<Key> = stage.objects().all().map(|(key, _)| key).filter(|key| key.is(group, plural)).collect();
+    for key in keys {
+        stage.remove(&key);
     }
 }
 
@@ -196,7 +217,7 @@ fn delete_namespace(
         options.grace_seconds == Some(0) && manner.system && namespaces::contents(stage, &target.key.name) == 0;
     if now_empty && old.finalizers().next().is_none() && !manner.dry_run {
         stage.remove(&target.key);
-        return Ok(Written { removed: true, ..written(stage, old, warnings) });
+        return Ok(Written { removed: true, ..written(stage, last(stage, &old), warnings) });
     }
     if old.is_deleting() {
         return Ok(written(stage, old, warnings));

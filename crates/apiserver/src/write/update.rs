@@ -64,6 +64,7 @@ fn change(
     }
     rules::check_fields(manner, target, &mut new, &mut warnings)?;
     let mut new = target.kind.convert(&new, target.kind.storage());
+    let target = &Target { version: target.kind.storage().to_owned(), ..target.clone() };
     if target.subresource.as_deref() == Some("status") {
         let status = new.at("/status").clone();
         new = old.as_ref().clone();
@@ -78,9 +79,9 @@ fn change(
             meta::take_over(&mut new, old, "/spec");
         }
     }
-    rules::fill_in(target, Some(old), &mut new);
+    rules::fill_in(target, Some(old), &mut new)?;
     let mut new = manner.admit(stage, target, Operation::Update, Some(old), new, &mut warnings)?;
-    rules::check(target, Some(old), &new)?;
+    rules::check(target, &manner.kinds(stage), Some(old), &new)?;
     if meta::same(&new, old) {
         // The answer still waits for whatever made the object what it is.
         return Ok(Written { revision: old.revision(), ..written(stage, Arc::clone(old), warnings) });
