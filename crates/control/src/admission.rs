@@ -7,8 +7,6 @@ mod nearest;
 mod pods;
 mod references;
 mod size;
-#[cfg(test)]
-mod tests;
 mod words;
 
 use api::status::Cause;

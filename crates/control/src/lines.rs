@@ -29,9 +29,9 @@ pub fn proxy_log(record: &Record) -> String {
         field("count", &record.count);
     }
     if let Some(nearest) = &record.outcome.nearest {
-        field("nearest", &format_args!("\"{nearest}\""));
+        field("nearest", &format_args!("{:?}", nearest.to_string()));
     }
-    line
+    harmless(line)
 }
 
 /// One line for a terminal: who, whom, port, verdict, policy, rule and reason, the nearest miss, and where to ask for more.
@@ -47,6 +47,14 @@ pub fn tap_line(record: &Record) -> String {
     );
     if record.count > 1 {
         let _infallible = write!(line, "  ({} times)", record.count);
+    }
+    harmless(line)
+}
+
+/// Policies are text of others: what they bring must neither break a line nor reach a terminal as a command.
+fn harmless(line: String) -> String {
+    if line.chars().any(char::is_control) {
+        return line.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
     }
     line
 }

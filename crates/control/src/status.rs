@@ -2,14 +2,11 @@
 //!
 //! The only arrow back from enforcement, and it is an object write. It converges: where nothing changed, nothing is written.
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeMap;
 
 use api::{Key, Object, Objects, Write};
 use policy::finding::{Code, Finding};
-use policy::spec::{Action, AuthorizationPolicy, PeerAuthentication, Scope};
+use policy::spec::{Action, Attribute, AuthorizationPolicy, PeerAuthentication, Scope};
 use policy::{Labels, Mesh, Profile, Workload, WorkloadId};
 use serde_json::{Value, json};
 
@@ -130,7 +127,7 @@ fn authorization(policy: &AuthorizationPolicy, findings: &[Finding], mesh: &Mesh
         }
         _ => {}
     }
-    if policy.action == Action::Custom || found(Code::NeedsProxyPath) {
+    if policy.action == Action::Custom || found(Code::NeedsProxyPath) || reads_server_name(policy) {
         return not_enforced(
             "NeedsProxyPath",
             "it needs the bytes of a connection: connections it could concern are refused".to_owned(),
@@ -145,6 +142,12 @@ fn authentication(policy: &PeerAuthentication, findings: &[Finding], mesh: &Mesh
     }
     let selector = Some(&policy.selector).filter(|labels| !labels.is_empty());
     counted(&policy.id.namespace, selector, mesh, report)
+}
+
+/// Whether a rule looks at the server name, which only a proxy sees.
+fn reads_server_name(policy: &AuthorizationPolicy) -> bool {
+    let conditions = policy.rules.iter().flat_map(|rule| &rule.when);
+    conditions.flat_map(|entry| &entry.matches).any(|field| field.attribute == Attribute::ServerName)
 }
 
 /// How many of the selected workloads enforce the present generation.

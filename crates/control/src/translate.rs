@@ -4,8 +4,6 @@
 //! compiler can tell what did not change. Nothing is decided here.
 
 mod services;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
