@@ -9,9 +9,13 @@ mod references;
 mod size;
 mod words;
 
+use std::sync::Arc;
+
 use api::status::Cause;
 use api::{Key, Object, Objects, Status};
+use policy::Snapshot;
 use policy::finding::Finding;
+use policy::spec::Scope;
 use serde_json::Value;
 
 use crate::finding::{Code, Remark};
@@ -78,24 +82,31 @@ impl Admitted {
 pub struct Gate {
     translator: Translator,
     injection: inject::Options,
+    /// What was compiled for the last question about sizes.
+    before: Option<Snapshot>,
 }
 
 impl Gate {
     /// One that has parsed nothing yet.
     pub fn new(translator: Translator, injection: inject::Options) -> Self {
-        Self { translator, injection }
+        Self { translator, injection, before: None }
     }
 
     /// Whether the write may be, and what the client should know.
     pub fn admit(&mut self, request: &Request<'_>) -> Admitted {
         let Some(new) = request.new else { return Admitted::default() };
-        // Parts such as the status are written by those who report, and no meaning depends on them.
-        if request.operation == Operation::Delete || request.subresource.is_some() {
+        if request.operation == Operation::Delete {
+            return Admitted::default();
+        }
+        // Parts such as the status are written by those who report, and no meaning depends on them; but a part of a pod may
+        // hold containers.
+        if request.subresource.is_some() && !request.key.is("", "pods") {
             return Admitted::default();
         }
         let mut admitted = match (request.key.group.as_str(), request.key.plural.as_str()) {
             ("", "pods") => pods::admit(request, new, &self.injection),
             ("", "configmaps") => settings(request, new),
+            ("", "namespaces") => pods::namespace(request, new),
             (SECURITY_GROUP, AUTHORIZATION_POLICIES) => self.authorization_policy(request, new),
             (SECURITY_GROUP, PEER_AUTHENTICATIONS) => self.peer_authentication(request, new),
             (group, _) if group == "istio.io" || group.ends_with(".istio.io") => other_istio_kind(request, new),
@@ -114,18 +125,24 @@ impl Gate {
         let mut remarks: Vec<Remark> = parsed.findings.iter().map(Remark::from).collect();
         if let Some(policy) = parsed.value {
             remarks.extend(references::authorization_policy(&policy, &mesh, request.objects));
-            let policy = std::sync::Arc::new(policy);
-            mesh.policies.retain(|other| other.id != policy.id);
-            mesh.policies.push(std::sync::Arc::clone(&policy));
-            if let Some(status) = size::refusal(request, mesh, &policy) {
+            let selector = match &policy.scope {
+                Scope::Labels(labels) => Some(labels.clone()),
+                Scope::All | Scope::Targets => None,
+            };
+            let (id, concerns) = (Arc::clone(&policy.id), policy.scope != Scope::Targets);
+            mesh.policies.retain(|other| other.id != id);
+            mesh.policies.push(Arc::new(policy));
+            if concerns && let Some(status) = size::refusal(new.kind(), &id, selector.as_ref(), mesh, &mut self.before)
+            {
                 return Admitted::refused(status);
             }
         }
+        remarks.extend(words::annotations(new));
         self.strictly(request, new, &remarks)
     }
 
     fn peer_authentication(&mut self, request: &Request<'_>, new: &Object) -> Admitted {
-        let mesh = self.translator.mesh(request.objects);
+        let mut mesh = self.translator.mesh(request.objects);
         let parsed = policy::parse::peer_authentication(new.value(), &mesh.settings);
         if let Some(status) = refusal(request, new, &parsed.findings) {
             return Admitted::refused(status);
@@ -133,7 +150,14 @@ impl Gate {
         let mut remarks: Vec<Remark> = parsed.findings.iter().map(Remark::from).collect();
         if let Some(policy) = parsed.value {
             remarks.extend(references::peer_authentication(&policy, &mesh, request.objects));
+            let (id, labels) = (Arc::clone(&policy.id), policy.selector.clone());
+            mesh.peer_authentications.retain(|other| other.id != id);
+            mesh.peer_authentications.push(Arc::new(policy));
+            if let Some(status) = size::refusal(new.kind(), &id, Some(&labels), mesh, &mut self.before) {
+                return Admitted::refused(status);
+            }
         }
+        remarks.extend(words::annotations(new));
         self.strictly(request, new, &remarks)
     }
 

@@ -28,11 +28,13 @@ pub enum Code {
     SettingIgnored,
     /// Something about a pod that is being injected.
     Injection,
+    /// An annotation of ours that nothing reads yet.
+    AnnotationWithoutEffect,
 }
 
 impl Code {
     /// All of them, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::SelectorSelectsNothing,
         Self::NamespaceUnknown,
         Self::ServiceAccountUnknown,
@@ -42,6 +44,7 @@ impl Code {
         Self::KindWithoutEffect,
         Self::SettingIgnored,
         Self::Injection,
+        Self::AnnotationWithoutEffect,
     ];
 
     /// The stable word.
@@ -56,6 +59,7 @@ impl Code {
             Self::KindWithoutEffect => "TG0507",
             Self::SettingIgnored => "TG0508",
             Self::Injection => "TG0509",
+            Self::AnnotationWithoutEffect => "TG0510",
         }
     }
 
@@ -66,7 +70,8 @@ impl Code {
             | Self::NamespaceUnknown
             | Self::ServiceAccountUnknown
             | Self::ServicePort
-            | Self::NotInMesh => true,
+            | Self::NotInMesh
+            | Self::AnnotationWithoutEffect => true,
             Self::HttpPort | Self::KindWithoutEffect | Self::SettingIgnored | Self::Injection => false,
         }
     }

@@ -84,6 +84,8 @@ const OBJECTS: &[&str] = &[
     "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: istio-system}, spec: {rules: [{}]}}",
     "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: foo, annotations: {istio.io/dry-run: 'true'}}, spec: {rules: [{}]}}",
     "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: foo, annotations: {istio.io/dry-run: 'maybe'}}, spec: {rules: [{}]}}",
+    "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: foo, annotations: {tidegate.io/colour: red, tidegate.io/existing: keep}}, spec: {rules: [{}]}}",
+    "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: foo, annotations: {tidegate.io/trial-of: q}}, spec: {rules: [{}]}}",
     "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: p, namespace: foo}, spec: {mtls: {mode: STRICT}}}",
     "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: p, namespace: foo}, spec: {mtls: {mode: SOMETIMES}}}",
     "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: p, namespace: foo}, spec: {portLevelMtls: {'80': {mode: STRICT}}}}",
@@ -271,6 +273,77 @@ fn membership_and_identity_of_a_pod_that_runs_do_not_change() {
     assert!(refused(&mut gate, &inside, &other).unwrap().contains("serviceAccountName"));
     assert_eq!(refused(&mut gate, &inside, &named), None, "the account that was meant may be written out");
     assert_eq!(refused(&mut gate, &inside, &labelled), None);
+}
+
+#[test]
+fn no_part_of_a_pod_leads_out_of_the_mesh() {
+    let objects = mesh();
+    let old = objects.find("", "pods", Some("foo"), "web-1").unwrap().as_ref().clone();
+    let mut new = old.clone();
+    new.set("/spec/ephemeralContainers", json!([{ "name": "istio-proxy", "image": "x" }]));
+    assert!(!is_injected(new.value()), "an imitation beside the real one");
+    let key = key(&old);
+    let part = |new| Request {
+        operation: Operation::Update,
+        key: &key,
+        subresource: Some("ephemeralcontainers"),
+        old: Some(&old),
+        new: Some(new),
+        objects: &objects,
+    };
+    assert!(Gate::default().admit(&part(&new)).refusal.is_some());
+    let mut debug = new.clone();
+    debug.set("/spec/ephemeralContainers/0/name", "debug");
+    assert!(Gate::default().admit(&part(&debug)).refusal.is_none());
+}
+
+#[test]
+fn a_namespace_that_begins_to_inject_tells_of_the_pods_it_has() {
+    let objects = mesh();
+    let old = objects.find("", "namespaces", None, "bar").unwrap().as_ref().clone();
+    let mut new = old.clone();
+    new.set("/metadata/labels/istio-injection", "enabled");
+    let warnings = admit(&mut Gate::default(), &objects, Some(&old), &new).warnings;
+    assert_eq!(
+        warnings,
+        ["TG0505: 1 pod stays outside the mesh until made anew: `kubectl rollout restart deployment -n bar`"]
+    );
+    assert_eq!(told(&admit(&mut Gate::default(), &objects, Some(&new), &new)), "  -\n", "it is told once");
+    assert_eq!(told(&admit(&mut Gate::default(), &objects, None, &new)), "  -\n");
+    assert_eq!(told(&admit(&mut Gate::default(), &objects, Some(&new), &old)), "  -\n");
+}
+
+/// The words in brackets at the end of each cause, and those at the start of Istio's own warnings.
+fn codes(admitted: &Admitted) -> (Vec<String>, Vec<String>) {
+    let causes = admitted.refusal.iter().flat_map(api::Status::causes);
+    let errors =
+        causes.map(|cause| cause.message.rsplit_once(" (").unwrap().1.trim_end_matches(')').to_owned()).collect();
+    let words =
+        admitted.warnings.iter().filter_map(|warning| warning.split_once(": ")).map(|(code, _)| code.to_owned());
+    (errors, words.filter(|code| !code.starts_with("TG")).collect())
+}
+
+#[test]
+fn every_validation_case_of_the_corpus_is_answered_alike() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../policy/tests/conformance/validation.yaml");
+    let corpus = api::yaml::documents(&std::fs::read_to_string(path).unwrap()).remove(0).value;
+    let cases = corpus["cases"].as_array().unwrap();
+    assert!(cases.len() >= 27);
+    for case in cases {
+        let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+        for document in api::yaml::documents(case["policies"].as_str().unwrap()) {
+            let new = Object::new(document.value).unwrap();
+            let (more_errors, more_warnings) = codes(&admit(&mut Gate::default(), &mesh(), None, &new));
+            errors.extend(more_errors);
+            warnings.extend(more_warnings);
+        }
+        for (found, expected) in [(errors, &case["expect"]["errors"]), (warnings, &case["expect"]["warnings"])] {
+            let found: std::collections::BTreeSet<String> = found.into_iter().collect();
+            let expected =
+                expected.as_array().into_iter().flatten().map(|code| code.as_str().unwrap().to_owned()).collect();
+            assert_eq!(found, expected, "{}: {}", case["id"], case["title"]);
+        }
+    }
 }
 
 #[test]

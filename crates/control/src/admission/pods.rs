@@ -11,7 +11,7 @@ use crate::translate::service_account;
 
 pub(super) fn admit(request: &Request<'_>, new: &Object, options: &Options) -> Admitted {
     match (request.operation, request.old) {
-        (Operation::Create, _) => create(request, new, options),
+        (Operation::Create, _) if request.subresource.is_none() => create(request, new, options),
         (Operation::Update, Some(old)) => update(old, new),
         _ => Admitted::default(),
     }
@@ -61,6 +61,31 @@ fn update(old: &Object, new: &Object) -> Admitted {
     } else {
         Admitted::refused(Status::invalid("", "Pod", new.name(), causes))
     }
+}
+
+/// A namespace that begins to inject: its pods that are there already stay as they are.
+pub(super) fn namespace(request: &Request<'_>, new: &Object) -> Admitted {
+    let Some(old) = request.old else { return Admitted::default() };
+    let injects = |namespace: &Object| {
+        matches!(inject::wish(new.name(), namespace.at("/metadata/labels"), &Value::Null), Wish::Inject { .. })
+    };
+    if injects(old) || !injects(new) {
+        return Admitted::default();
+    }
+    let left_out = request
+        .objects
+        .in_namespace("", "pods", new.name())
+        .filter(|pod| {
+            !matches!(pod.str_at("/status/phase"), "Failed" | "Succeeded") && !inject::is_injected(pod.value())
+        })
+        .count();
+    if left_out == 0 {
+        return Admitted::default();
+    }
+    let pods = if left_out == 1 { "1 pod stays".to_owned() } else { format!("{left_out} pods stay") };
+    let message =
+        format!("{pods} outside the mesh until made anew: `kubectl rollout restart deployment -n {}`", new.name());
+    Admitted::warned(&[Remark::new(Code::NotInMesh, "", message)])
 }
 
 fn error_field(error: &inject::Error) -> &'static str {

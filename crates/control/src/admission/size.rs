@@ -1,15 +1,12 @@
-//! A policy whose verdict table would be larger than the kernel is given is refused while its author is there to be told.
+//! A policy whose verdict tables would be larger than the kernel is given is refused while its author is there to be told.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use api::Status;
 use api::status::Cause;
-use policy::spec::{AuthorizationPolicy, Scope};
 use policy::table::table;
-use policy::{Labels, Mesh, Workload, WorkloadId};
-
-use super::Request;
+use policy::{Labels, Mesh, PolicyId, Snapshot, Workload, WorkloadId};
 
 /// Addresses for a workload that does not exist yet; from the ranges for documentation, so that none of a pod is meant.
 const EXAMPLE_ADDRESSES: [IpAddr; 2] = [
@@ -19,40 +16,49 @@ const EXAMPLE_ADDRESSES: [IpAddr; 2] = [
 /// A name that no pod can have.
 const EXAMPLE_NAME: &str = "(a pod to come)";
 
-/// The refusal if, with this policy in the mesh, some workload that it selects has too large a table; `mesh` holds it already.
-pub(super) fn refusal(request: &Request<'_>, mut mesh: Mesh, policy: &Arc<AuthorizationPolicy>) -> Option<Status> {
-    let selector = match &policy.scope {
-        // It concerns no workload.
-        Scope::Targets => return None,
-        Scope::All => Labels::new(),
-        Scope::Labels(labels) => labels.clone(),
-    };
+/// The refusal if some workload that the policy selects has too large a table; `mesh` holds the policy already. `before` is the
+/// snapshot of an earlier question, which saves compiling again what is the same, and holds the present one afterwards.
+pub(super) fn refusal(
+    kind: &str,
+    policy: &PolicyId,
+    selector: Option<&Labels>,
+    mut mesh: Mesh,
+    before: &mut Option<Snapshot>,
+) -> Option<Status> {
     // A pod that fits the selector exactly stands in for those that will come later.
     mesh.workloads.push(Workload {
-        id: WorkloadId::new(policy.id.namespace.clone(), EXAMPLE_NAME),
-        labels: selector.clone(),
+        id: WorkloadId::new(policy.namespace.clone(), EXAMPLE_NAME),
+        labels: selector.cloned().unwrap_or_default(),
         service_account: "default".to_owned(),
         addresses: EXAMPLE_ADDRESSES.to_vec(),
         in_mesh: true,
     });
-    let whole_mesh = policy.id.namespace == mesh.settings.root_namespace;
-    let selected: Vec<(WorkloadId, Vec<IpAddr>)> = mesh
+    let snapshot = policy::compile(&mesh, 0, before.as_ref());
+    let whole_mesh = policy.namespace == mesh.settings.root_namespace;
+    let mut seen = BTreeSet::new();
+    let too_large = mesh
         .workloads
         .iter()
-        .filter(|workload| workload.in_mesh && (whole_mesh || workload.id.namespace == policy.id.namespace))
-        .filter(|workload| selector.iter().all(|(key, value)| workload.labels.get(key) == Some(value)))
-        .map(|workload| (workload.id.clone(), workload.addresses.clone()))
-        .collect();
-    let snapshot = policy::compile(&mesh, 0, None);
-    selected.iter().find_map(|(id, addresses)| {
-        // One address of each family: the tables of two addresses of one family differ in nothing that counts.
-        let first = |v4: bool| addresses.iter().find(|address| address.is_ipv4() == v4);
-        [first(true), first(false)].into_iter().flatten().find_map(|address| {
-            let too_large = table(&snapshot, id, *address).err()?;
-            let concerned = if id.name == EXAMPLE_NAME { String::new() } else { format!(" (workload {id})") };
-            let cause =
-                Cause::field("FieldValueInvalid", format!("Invalid value: {too_large}{concerned}"), "spec.rules");
-            Some(Status::invalid(&request.key.group, "AuthorizationPolicy", &policy.id.name, vec![cause]))
+        .filter(|workload| workload.in_mesh && (whole_mesh || workload.id.namespace == policy.namespace))
+        .filter(|workload| {
+            selector.is_none_or(|labels| labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value)))
         })
+        // Workloads of one namespace with the same labels have the same rules, and tables of the same size.
+        .filter(|workload| seen.insert((&workload.id.namespace, &workload.labels)))
+        .find_map(|workload| one(&snapshot, workload));
+    *before = Some(snapshot);
+    let cause = Cause::field("FieldValueInvalid", format!("Invalid value: {}", too_large?), "spec");
+    Some(Status::invalid(crate::translate::SECURITY_GROUP, kind, &policy.name, vec![cause]))
+}
+
+/// Why a workload cannot have its table, if so.
+fn one(snapshot: &Snapshot, workload: &Workload) -> Option<String> {
+    // One address of each family: the tables of two addresses of one family differ in nothing that counts.
+    let first = |v4: bool| workload.addresses.iter().find(|address| address.is_ipv4() == v4);
+    [first(true), first(false)].into_iter().flatten().find_map(|address| {
+        let too_large = table(snapshot, &workload.id, *address).err()?;
+        let concerned =
+            if workload.id.name == EXAMPLE_NAME { String::new() } else { format!(" (workload {})", workload.id) };
+        Some(format!("{too_large}{concerned}"))
     })
 }

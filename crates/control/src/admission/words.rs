@@ -1,4 +1,24 @@
-//! What kinds of Istio that Tidegate stores and does not act upon would have done.
+//! What is stored and not acted upon: kinds of Istio, and annotations of ours that are not built yet.
+
+use api::Object;
+
+use crate::finding::{Code, Remark};
+
+/// Annotations of a policy that nothing reads yet.
+pub(super) fn annotations(policy: &Object) -> impl Iterator<Item = Remark> {
+    policy.annotations().filter(|(name, _)| name.starts_with("tidegate.io/")).map(|(name, _)| {
+        let instead = match name {
+            "tidegate.io/existing" => "connections that are no longer permitted are reset",
+            "tidegate.io/trial-of" => "the policy is enforced like any other",
+            _ => "nothing knows it",
+        };
+        Remark::new(
+            Code::AnnotationWithoutEffect,
+            &format!("metadata.annotations[{name}]"),
+            format!("it is not built yet: {instead}"),
+        )
+    })
+}
 
 /// What to tell who applies such a kind.
 pub(super) fn without_effect(kind: &str) -> String {
