@@ -122,6 +122,15 @@ impl Gate {
         if let Some(status) = refusal(request, new, &parsed.findings) {
             return Admitted::refused(status);
         }
+        if new.annotation(words::TRIAL_OF).is_some() {
+            // A trial must never refuse a connection, and this one would.
+            let field = format!("metadata.annotations[{}]", words::TRIAL_OF);
+            let cause = Cause::forbidden(
+                &field,
+                "trials of edits are not built yet: try a whole policy with `istio.io/dry-run: \"true\"`",
+            );
+            return Admitted::refused(Status::invalid(SECURITY_GROUP, new.kind(), new.name(), vec![cause]));
+        }
         let mut remarks: Vec<Remark> = parsed.findings.iter().map(Remark::from).collect();
         if let Some(policy) = parsed.value {
             remarks.extend(references::authorization_policy(&policy, &mesh, request.objects));

@@ -4,18 +4,20 @@ use api::Object;
 
 use crate::finding::{Code, Remark};
 
+/// The annotation that makes a policy the trial of an edit.
+pub(super) const TRIAL_OF: &str = "tidegate.io/trial-of";
+
 /// Annotations of a policy that nothing reads yet.
 pub(super) fn annotations(policy: &Object) -> impl Iterator<Item = Remark> {
-    policy.annotations().filter(|(name, _)| name.starts_with("tidegate.io/")).map(|(name, _)| {
+    policy.annotations().filter(|(name, _)| *name != TRIAL_OF && name.starts_with("tidegate.io/")).map(|(name, _)| {
         let instead = match name {
             "tidegate.io/existing" => "connections that are no longer permitted are reset",
-            "tidegate.io/trial-of" => "the policy is enforced like any other",
-            _ => "nothing knows it",
+            _ => "nothing reads it",
         };
         Remark::new(
             Code::AnnotationWithoutEffect,
             &format!("metadata.annotations[{name}]"),
-            format!("it is not built yet: {instead}"),
+            format!("no effect yet: {instead}"),
         )
     })
 }
