@@ -4,6 +4,7 @@
 //! serves or decides; that is what the crates above are for.
 
 pub mod crds;
+pub mod defaults;
 pub mod events;
 pub mod kinds;
 pub mod names;
@@ -18,6 +19,7 @@ pub mod status;
 pub mod table;
 pub mod time;
 mod types;
+pub mod validate;
 pub mod yaml;
 
 pub use events::{Change, Event, Write};
