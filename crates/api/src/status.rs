@@ -426,3 +426,6 @@ fn put_text(fields: &mut Map<String, Value>, name: &str, value: &str) {
         fields.insert(name.to_owned(), Value::from(value));
     }
 }
+
+#[cfg(test)]
+mod tests;
