@@ -168,6 +168,35 @@ fn errors_say_where() {
     assert!(error.contains("pod/a") && error.contains("docker.io/istio/proxyv2"), "{error}");
 }
 
+/// What a strict API server says about an object, with the defaults of its kind applied.
+fn told_by_the_server(mut object: Value) -> Vec<String> {
+    let kinds = api::Kinds::builtin();
+    let whole = api::Object::new(object.clone()).unwrap();
+    let kind = kinds.of_object(&whole).unwrap_or_else(|| panic!("{} is served", whole.kind()));
+    let schema = kind.version(whole.version()).unwrap().schema.clone();
+    let unknown = schema.as_ref().map(|schema| schema.prune(&mut object)).unwrap_or_default();
+    let mut stored = api::Object::new(object).unwrap();
+    stored.set("/metadata/namespace", "foo");
+    api::defaults::apply(&mut stored);
+    let refused = api::validate::validate(kind, &stored, None).err().map(|status| status.to_string());
+    unknown.into_iter().chain(refused).collect()
+}
+
+#[test]
+fn a_strict_api_server_takes_what_comes_out() {
+    for name in ["tcp-echo", "sleep"] {
+        for object in values(&inject(sample(&format!("{name}/{name}.yaml")))) {
+            assert_eq!(told_by_the_server(object), Vec::<String>::new(), "{name}");
+        }
+    }
+    let mut pod = values("{kind: Pod, apiVersion: v1, metadata: {name: a, annotations: {sidecar.istio.io/nativeSidecar: 'false'}}, spec: {containers: [{name: a, image: x}]}}").remove(0);
+    pod = values(&inject(&pod.to_string())).remove(0);
+    assert!(is_injected(&pod));
+    assert_eq!(told_by_the_server(pod.clone()), Vec::<String>::new());
+    pod["spec"]["containers"][1]["notAField"] = Value::from(1);
+    assert_eq!(told_by_the_server(pod).len(), 1, "the check itself sees what is wrong");
+}
+
 /// A pod as YAML lines at column 0, in many ways of writing.
 fn pod() -> impl Strategy<Value = String> {
     let metadata = prop_oneof![
