@@ -1,6 +1,8 @@
 //! Objects in forms other than their own.
 
+use api::table::{self, Include};
 use api::{Kind, Object};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 /// The object's metadata and nothing else.
@@ -8,14 +10,16 @@ pub(crate) fn metadata(object: &Object) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.at("/metadata")})
 }
 
-/// A table with one row for each object; without headings after the first event of a watch.
-pub(crate) fn table(_kind: &Kind, _version: &str, objects: &[&Object], headings: bool) -> Value {
-    let columns = if headings {
-        json!([{"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0}])
-    } else {
-        Value::Null
-    };
-    let rows: Vec<Value> =
-        objects.iter().map(|object| json!({"cells": [object.name()], "object": metadata(object)})).collect();
-    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "columnDefinitions": columns, "rows": rows})
+/// A table that shows one object.
+pub(crate) fn row(kind: &Kind, version: &str, object: &Object, include: Include, headings: bool) -> Value {
+    table::table(kind, version, [object], object.revision(), Timestamp::now(), include, headings)
+}
+
+/// A table of a list; `list` is the list's metadata.
+pub(crate) fn rows(kind: &Kind, version: &str, objects: &[&Object], include: Include, list: &Value) -> Value {
+    let mut table = table::table(kind, version, objects.iter().copied(), 0, Timestamp::now(), include, true);
+    if let Some(fields) = table.as_object_mut() {
+        fields.insert("metadata".to_owned(), list.clone());
+    }
+    table
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::patch::{self, PatchType};
+use api::table::Include;
 use api::{Key, Kind, Kinds, Object, Status};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, Response, StatusCode};
@@ -72,7 +73,7 @@ impl Resource {
                 let pod = list::stored(inner, &self.key())?;
                 stream::exec(inner, pod, self.ask, part == "attach").await
             }
-            (Method::POST, false, None) => review::answer(inner, &self.kind.plural, Object::new(self.body()?)?),
+            (Method::POST, false, None) => review::answer(&self.kind.plural, Object::new(self.body()?)?),
             (Method::PUT, true, None | Some("status" | "finalize")) => self.update(inner).await,
             (Method::PATCH, true, None | Some("status")) => self.patch(inner).await,
             (Method::DELETE, true, None) => self.delete(inner).await,
@@ -97,6 +98,11 @@ impl Resource {
             key: self.key(),
             subresource: self.place.subresource.clone(),
         }
+    }
+
+    /// What each row of a table carries.
+    pub(crate) fn include(&self) -> Include {
+        Include::from_query(self.ask.query.get("includeObject").unwrap_or_default())
     }
 
     fn manner(&self, inner: &Inner) -> Result<Manner, Status> {

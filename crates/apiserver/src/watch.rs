@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::table::Include;
 use api::{Change, Event, Object, Status};
 use bytes::Bytes;
 use futures_util::stream;
@@ -35,6 +36,7 @@ struct Watch {
     inner: Arc<Inner>,
     target: Target,
     form: Form,
+    include: Include,
     selection: Selection,
     revisions: channel::Receiver<u64>,
     /// Told up to here.
@@ -74,6 +76,7 @@ pub(crate) fn watch(inner: &Arc<Inner>, resource: &Resource) -> Result<Response<
         inner: Arc::clone(inner),
         target: resource.target(),
         form: request::form(resource.headers()),
+        include: resource.include(),
         selection,
         revisions: inner.store.revisions(),
         revision: asked.unwrap_or(0),
@@ -168,7 +171,7 @@ impl Watch {
         let line = match self.form {
             Form::Table => {
                 let headings = !std::mem::replace(&mut self.headings_sent, true);
-                event_line(what, &render::table(&self.target.kind, &self.target.version, &[&object], headings))
+                event_line(what, &render::row(&self.target.kind, &self.target.version, &object, self.include, headings))
             }
             Form::Metadata => event_line(what, &render::metadata(&object)),
             Form::Plain | Form::None => event_line(what, object.value()),

@@ -137,6 +137,3 @@ pub(crate) fn shown(target: &Target, object: &Arc<Object>) -> Arc<Object> {
 fn written(stage: &Stage<'_>, object: Arc<Object>, warnings: Vec<String>) -> Written {
     Written { object, created: false, removed: false, warnings, revision: stage.revision() }
 }
-
-#[cfg(test)]
-mod tests;

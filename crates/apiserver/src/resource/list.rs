@@ -70,7 +70,8 @@ pub(super) fn one(resource: &Resource, code: StatusCode, object: &Object) -> Res
     match request::form(resource.headers()) {
         Form::Metadata => reply::json(code, &crate::render::metadata(object)),
         Form::Table => {
-            reply::json(code, &crate::render::table(&resource.kind, &resource.place.version, &[object], true))
+            let table = crate::render::row(&resource.kind, &resource.place.version, object, resource.include(), true);
+            reply::json(code, &table)
         }
         Form::Plain | Form::None => reply::json(code, object.value()),
     }
@@ -154,10 +155,7 @@ fn render(resource: &Resource, objects: &[Arc<Object>], metadata: &Value) -> Res
     let (api_version, kind) = (target.kind.api_version(&target.version), target.kind.list_kind.as_str());
     match request::form(resource.headers()) {
         Form::Table => {
-            let mut table = crate::render::table(&target.kind, &target.version, &plain, true);
-            if let Some(fields) = table.as_object_mut() {
-                fields.insert("metadata".to_owned(), metadata.clone());
-            }
+            let table = crate::render::rows(&target.kind, &target.version, &plain, resource.include(), metadata);
             reply::json(StatusCode::OK, &table)
         }
         Form::Metadata => {

@@ -154,8 +154,10 @@ fn files_that_cannot_be_used_are_named_and_left_alone() {
     let good = fs::read(&path).unwrap();
     let mut flipped = good.clone();
     let middle = flipped.len() / 2;
-    flipped.iter_mut().for_each(|byte| *byte = !*byte);
-    let cut = good.get(..middle).unwrap().to_vec();
+    for byte in &mut flipped {
+        *byte = !*byte;
+    }
+    let cut = good[..middle].to_vec();
     for (name, bytes) in
         [("empty", Vec::new()), ("text", b"not a store".repeat(1000)), ("flipped", flipped), ("cut", cut)]
     {
