@@ -18,9 +18,9 @@ pub use print::print;
 pub const BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Deepest nesting, the depth at which JSON bodies are refused as well.
 pub const DEPTH_MAX: usize = 120;
-/// Most nodes that aliases may add to the documents of one input: far above honest use, far below what hurts.
+/// Most nodes that anchors and aliases of one input may copy: far above honest use, far below what hurts.
 pub const ALIASED_NODES_MAX: usize = 100_000;
-/// Most bytes of text that aliases may add to the documents of one input.
+/// Most bytes of text that anchors and aliases of one input may copy.
 pub const ALIASED_BYTES_MAX: usize = BYTES_MAX;
 
 /// One document of a stream.

@@ -192,3 +192,23 @@ fn keys_names_and_definitions() {
         assert_eq!(fields(&definition), vec!["spec.scope"]);
     }
 }
+
+#[test]
+fn the_samples_are_valid_and_use_known_fields_only() {
+    for file in [
+        include_str!("../../../../samples/sleep/sleep.yaml"),
+        include_str!("../../../../samples/tcp-echo/tcp-echo.yaml"),
+    ] {
+        let documents = crate::yaml::documents(file);
+        assert!(documents.len() > 1);
+        for document in documents {
+            assert_eq!(document.problems, vec![]);
+            let mut object = Object::new(document.value).unwrap();
+            object.set("/metadata/namespace", "foo");
+            let schema = crate::schema::Schema::builtin(object.api_version(), object.kind()).unwrap();
+            assert_eq!(schema.prune(&mut object.clone().into_value()), Vec::<String>::new());
+            defaults::apply(&mut object);
+            assert_eq!(check(&object, None), Ok(()));
+        }
+    }
+}

@@ -210,22 +210,31 @@ impl Stream<'_> {
             self.fail("this alias stands inside the node it refers to; write the node out".to_owned(), span.clone());
             return;
         };
-        self.aliased_nodes = self.aliased_nodes.saturating_add(anchored.cost.nodes);
-        self.aliased_bytes = self.aliased_bytes.saturating_add(anchored.cost.bytes);
-        if self.aliased_nodes > ALIASED_NODES_MAX || self.aliased_bytes > ALIASED_BYTES_MAX {
-            let message = format!(
-                "aliases expand to more than {ALIASED_NODES_MAX} nodes or {ALIASED_BYTES_MAX} bytes; write the nodes out"
-            );
-            self.fail(message, span.clone());
+        let (value, key, cost) = (anchored.value.clone(), anchored.key.clone(), anchored.cost);
+        if !self.pay(cost, span) {
             return;
         }
-        if self.stack.len().saturating_add(anchored.cost.depth) > DEPTH_MAX {
+        if self.stack.len().saturating_add(cost.depth) > DEPTH_MAX {
             self.fail(format!("aliases nest deeper than {DEPTH_MAX}; flatten them"), span.clone());
             return;
         }
         let node = Node { span: span.clone(), flow: true, children: Children::None };
-        let built = Built { value: anchored.value.clone(), node, key: anchored.key.clone(), cost: anchored.cost };
+        let built = Built { value, node, key, cost };
         self.put(built, 0);
+    }
+
+    /// Takes the cost of one copy out of the budget; whether there was enough.
+    fn pay(&mut self, cost: Cost, span: &Span) -> bool {
+        self.aliased_nodes = self.aliased_nodes.saturating_add(cost.nodes);
+        self.aliased_bytes = self.aliased_bytes.saturating_add(cost.bytes);
+        let enough = self.aliased_nodes <= ALIASED_NODES_MAX && self.aliased_bytes <= ALIASED_BYTES_MAX;
+        if !enough {
+            let message = format!(
+                "anchors and aliases expand to more than {ALIASED_NODES_MAX} nodes or {ALIASED_BYTES_MAX} bytes; write the nodes out"
+            );
+            self.fail(message, span.clone());
+        }
+        enough
     }
 
     fn put(&mut self, built: Built, anchor: usize) {
@@ -233,6 +242,10 @@ impl Stream<'_> {
             return;
         }
         if anchor != 0 {
+            // A copy is kept for the aliases, and anchors nest: their copies cost as much as those of aliases.
+            if !self.pay(built.cost, &built.node.span) {
+                return;
+            }
             let anchored = Anchored { value: built.value.clone(), key: built.key.clone(), cost: built.cost };
             self.anchors.insert(anchor, anchored);
         }

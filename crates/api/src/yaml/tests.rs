@@ -157,6 +157,9 @@ fn alias_bombs_and_towers_end() {
     }
     assert!(one(&chain).fatal().unwrap().message.contains("deeper"));
 
+    let nested = format!("{}{}{}", "&a [".repeat(100), "x, ".repeat(50_000), "]".repeat(100));
+    assert!(one(&nested).fatal().unwrap().message.contains("expand"));
+
     for deep in ["[".repeat(50_000), "{a: ".repeat(50_000), "- ".repeat(50_000), "[{a: ".repeat(50_000)] {
         assert!(one(&deep).fatal().is_some(), "{}", deep.chars().take(20).collect::<String>());
     }
