@@ -51,7 +51,10 @@ fn sleep() {
             },
         } },
     });
-    assert_eq!(sample("sleep/sleep.yaml"), [account, service("sleep", &json!([{ "port": 80, "name": "http" }])), deployment]);
+    assert_eq!(
+        sample("sleep/sleep.yaml"),
+        [account, service("sleep", &json!([{ "port": 80, "name": "http" }])), deployment]
+    );
 }
 
 #[test]
