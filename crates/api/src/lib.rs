@@ -3,6 +3,8 @@
 //! Pure: no I/O, clock, environment or randomness. What depends on time takes `now` as a parameter. Nothing here stores,
 //! serves or decides; that is what the crates above are for.
 
+#![deny(clippy::indexing_slicing)]
+
 pub mod crds;
 pub mod defaults;
 pub mod events;

@@ -1,3 +1,5 @@
+//! Tests of what the server fills in.
+
 #![expect(clippy::needless_pass_by_value, reason = "cases are written as `json!` literals")]
 
 use serde_json::{Value, json};

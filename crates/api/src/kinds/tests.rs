@@ -1,3 +1,5 @@
+//! Tests of the table of kinds and of definitions that add to it.
+
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};

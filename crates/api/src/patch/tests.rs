@@ -1,3 +1,5 @@
+//! Tests of the three patches, with properties.
+
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
 use proptest::prop_assert_eq;
 use serde_json::{Map, Value, json};

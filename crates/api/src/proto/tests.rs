@@ -1,3 +1,5 @@
+//! Tests of protobuf bodies: those of kubectl, and hostile ones.
+
 #![expect(clippy::needless_pass_by_value, reason = "cases are written as `json!` literals")]
 
 use proptest::prelude::{any, prop, proptest};

@@ -1,3 +1,5 @@
+//! Tests of schemas: pruning, defaults, and the texts of what is wrong.
+
 #![expect(clippy::needless_pass_by_value, reason = "cases are written as `json!` literals")]
 
 use serde_json::{Value, json};

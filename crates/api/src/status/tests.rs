@@ -1,3 +1,5 @@
+//! Tests of the shapes of Status.
+
 use serde_json::{Value, json};
 
 use super::{Cause, Details, Status};

@@ -1,3 +1,5 @@
+//! Tests of tables: one row of each kind.
+
 #![expect(clippy::needless_pass_by_value, reason = "cases are written as `json!` literals")]
 
 use jiff::Timestamp;

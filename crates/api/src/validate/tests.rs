@@ -1,3 +1,5 @@
+//! Tests of what may be stored.
+
 #![expect(clippy::needless_pass_by_value, reason = "cases are written as `json!` literals")]
 
 use serde_json::{Value, json};

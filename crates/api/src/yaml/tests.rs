@@ -1,3 +1,5 @@
+//! Tests of reading and printing YAML, with properties.
+
 use proptest::prelude::{Strategy, any, prop, prop_oneof, proptest};
 use proptest::{prop_assert, prop_assert_eq};
 use serde_json::{Value, json};
