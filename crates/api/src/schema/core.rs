@@ -72,6 +72,7 @@ fn value(field: &Field) -> Node {
     }
 }
 
+/// Null counts as absent in the fields of built-in types: typed clients write `creationTimestamp: null`.
 fn of_shape(shape: Shape) -> Node {
-    Node { shape, ..Node::default() }
+    Node { shape, nullable: true, ..Node::default() }
 }

@@ -50,6 +50,17 @@ fn s_5_the_policies_of_the_walkthrough_are_valid() {
     }
 }
 
+#[test]
+fn typed_clients_write_null_into_metadata() {
+    let schema = policy_schema();
+    let mut object = policy(json!({}));
+    object["metadata"]["creationTimestamp"] = json!(null);
+    object["metadata"]["labels"] = json!(null);
+    assert_eq!(messages(&schema, &object), Vec::<String>::new());
+    object["metadata"]["labels"] = json!({"a": 1});
+    assert_eq!(schema.validate(&object)[0].field, "metadata.labels.a");
+}
+
 // S-7
 #[test]
 fn s_7_unknown_fields_are_named_and_pruned() {
