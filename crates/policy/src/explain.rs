@@ -1,5 +1,8 @@
 //! The same evaluation with a recorder: which rules were looked at, and what a denied connection lacked.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::sync::Arc;
 

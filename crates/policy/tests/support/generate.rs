@@ -35,6 +35,8 @@ impl Random {
 }
 
 const NAMESPACES: &[&str] = &["foo", "bar", "istio-system", "ns"];
+/// Where objects are: mostly together.
+const HOMES: &[&str] = &["foo", "foo", "foo", "foo", "istio-system", "bar"];
 const ACCOUNTS: &[&str] = &["sleep", "web", "sa"];
 const DOMAINS: &[&str] = &["cluster.local", "td1", "old", "other"];
 const PORTS: &[u16] = &[0, 80, 9000, 9001, 9002, 65535];
@@ -138,7 +140,7 @@ pub(crate) fn world(random: &mut Random, wish: Wish) -> World {
     let mut workloads = Vec::new();
     for index in 1..=4 {
         workloads.push(Workload {
-            id: WorkloadId::new(random.pick(NAMESPACES), format!("w{index}")),
+            id: WorkloadId::new(random.pick(HOMES), format!("w{index}")),
             labels: [("app".to_owned(), random.pick(&["a", "b"]).to_owned())].into(),
             service_account: random.pick(ACCOUNTS).to_owned(),
             addresses: vec![format!("10.0.1.{index}").parse().unwrap(), format!("fd00::{index}").parse().unwrap()],
@@ -204,7 +206,7 @@ fn any_policy(random: &mut Random, index: usize, wish: Wish) -> Value {
     spec.insert("rules".to_owned(), rules.into());
     // Two names such that byte order and length order of the keys differ.
     let name = format!("p{}{index}", random.pick(&["", "-"]));
-    let mut metadata = json!({"name": name, "namespace": random.pick(NAMESPACES)});
+    let mut metadata = json!({"name": name, "namespace": random.pick(HOMES)});
     if random.percent(15) {
         metadata["annotations"] = json!({"istio.io/dry-run": random.pick(&["true", "false"])});
     }
@@ -322,8 +324,7 @@ fn peer_authentication(random: &mut Random, index: usize) -> Value {
         }
     }
     let created = format!("2026-01-0{}T00:00:00Z", random.below(3) + 1);
-    let metadata =
-        json!({"name": format!("pa{index}"), "namespace": random.pick(NAMESPACES), "creationTimestamp": created});
+    let metadata = json!({"name": format!("pa{index}"), "namespace": random.pick(HOMES), "creationTimestamp": created});
     json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication", "metadata": metadata, "spec": spec})
 }
 

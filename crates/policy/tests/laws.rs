@@ -1,0 +1,349 @@
+//! The laws of the policy core, over generated meshes, policies and connections. `POLICY_SCALE` multiplies the number of worlds.
+#![cfg(test)]
+#![expect(clippy::disallowed_methods, reason = "the scale comes from the environment")]
+
+#[path = "support/generate.rs"]
+mod generate;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use generate::{Random, Wish, World};
+use policy::table::table;
+use policy::{Answer, Connection, Peer, Profile, Reason, Snapshot, Verdict, VerdictTable, WorkloadId};
+use serde_json::{Value, json};
+
+const WORLDS: u64 = 400;
+const SIDECAR: Wish = Wish { profile: Profile::Sidecar, admissible: true, policies_max: 6 };
+
+fn scale() -> u64 {
+    std::env::var("POLICY_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// Worlds of every kind, each with the generator that goes on from it.
+fn worlds(law: u64) -> impl Iterator<Item = (u64, Random, World)> {
+    (0..WORLDS * scale()).map(move |number| {
+        let seed = (law << 40) + number;
+        let mut random = Random(seed);
+        let profile = if number % 3 == 0 { Profile::Ambient } else { Profile::Sidecar };
+        let world = generate::world(&mut random, Wish { profile, admissible: number % 4 != 0, policies_max: 6 });
+        (seed, random, world)
+    })
+}
+
+fn snapshot(world: &World) -> Snapshot {
+    policy::compile(&world.mesh(), 1, None)
+}
+
+fn permits(snapshot: &Snapshot, destination: &WorkloadId, connection: &Connection) -> bool {
+    snapshot.decide(destination, connection).is_permitted()
+}
+
+/// For many connections: what is permitted after is permitted before.
+fn assert_shrinks(random: &mut Random, before: &World, after: &World, law: &str) {
+    let (one, two) = (snapshot(before), snapshot(after));
+    for _ in 0..40 {
+        let connection = generate::connection(random, before);
+        let id = &before.workloads[0].id;
+        assert!(
+            !permits(&two, id, &connection) || permits(&one, id, &connection),
+            "{law}: {connection:?}\n{}",
+            json!(after.documents)
+        );
+    }
+}
+
+fn assert_same(random: &mut Random, before: &World, after: &World, law: &str) {
+    let (one, two) = (snapshot(before), snapshot(after));
+    for _ in 0..40 {
+        let connection = generate::connection(random, before);
+        let id = &before.workloads[0].id;
+        assert_eq!(
+            permits(&one, id, &connection),
+            permits(&two, id, &connection),
+            "{law}: {connection:?}\n{}",
+            json!(after.documents)
+        );
+    }
+}
+
+#[test]
+fn table_is_decide_for_every_cell() {
+    let mut seen = [0_u64; 3];
+    let mut cells = 0_u64;
+    for (seed, mut random, world) in worlds(1) {
+        let snapshot = snapshot(&world);
+        let destination = &world.workloads[0];
+        for address in &destination.addresses {
+            let table = table(&snapshot, &destination.id, *address).unwrap();
+            assert_disjoint(&table);
+            let cut = snapshot.cut(&destination.id, *address).unwrap();
+            for sources in &cut.sources {
+                for ports in &cut.ports {
+                    let within = *ports.start()
+                        + u16::try_from(random.below(usize::from(ports.end() - ports.start()) + 1)).unwrap();
+                    for (source, port) in
+                        [(*sources.start(), *ports.start()), (*sources.end(), *ports.end()), (*sources.start(), within)]
+                    {
+                        if source.to_canonical() != source {
+                            continue; // no peer has such an address (S-57)
+                        }
+                        cells += 1;
+                        let verdict = assert_cell(&snapshot, &table, &destination.id, source, *address, port, seed);
+                        seen[verdict as usize] += 1;
+                    }
+                }
+            }
+            for _ in 0..30 {
+                let source = generate::address(&mut random);
+                if source.to_canonical().is_ipv4() == address.is_ipv4() {
+                    assert_cell(
+                        &snapshot,
+                        &table,
+                        &destination.id,
+                        source,
+                        *address,
+                        generate::port(&mut random),
+                        seed,
+                    );
+                }
+            }
+        }
+    }
+    assert!(cells > 20_000 && seen.iter().all(|count| *count > cells / 100), "one-sided: {seen:?} of {cells}");
+}
+
+fn assert_cell(
+    snapshot: &Snapshot,
+    table: &VerdictTable,
+    destination: &WorkloadId,
+    source: IpAddr,
+    address: IpAddr,
+    port: u16,
+    seed: u64,
+) -> Verdict {
+    let peer = snapshot.at(source).peer();
+    let mut connection = Connection::new(source, peer, address, port);
+    let decision = snapshot.decide_at_syn(destination, &connection);
+    let wanted = match decision.reason {
+        Reason::NeedsProxyPath | Reason::MtlsRequired => Verdict::Proxy,
+        _ if decision.is_permitted() => Verdict::Accept,
+        _ => Verdict::Reject,
+    };
+    let found = table.verdict(source, port);
+    assert_eq!(found, wanted, "seed {seed}: {source} to {address}:{port}, {:?}", decision.reason);
+    assert_eq!(found == Verdict::Accept, decision.is_permitted());
+    // Whatever the bytes are, they do not change what the kernel decided without them.
+    for sni in [None, Some("a.example"), Some("b.example"), Some("x")] {
+        for answer in [Answer::Allow, Answer::Deny] {
+            connection.sni = sni.map(str::to_owned);
+            connection.answers = vec![("grpc".to_owned(), answer)];
+            let permitted = snapshot.decide(destination, &connection).is_permitted();
+            match found {
+                Verdict::Accept => assert!(permitted, "seed {seed}: {connection:?}"),
+                Verdict::Reject => assert!(!permitted, "seed {seed}: {connection:?}"),
+                Verdict::Proxy => {}
+            }
+        }
+    }
+    found
+}
+
+fn assert_disjoint(table: &VerdictTable) {
+    for (index, one) in table.entries.iter().enumerate() {
+        assert_ne!(one.verdict, table.fallback);
+        assert!(one.sources.start() <= one.sources.end() && one.ports.start() <= one.ports.end());
+        for other in &table.entries[index + 1..] {
+            let sources = one.sources.start() <= other.sources.end() && other.sources.start() <= one.sources.end();
+            let ports = one.ports.start() <= other.ports.end() && other.ports.start() <= one.ports.end();
+            assert!(!(sources && ports), "{one:?} {other:?}");
+        }
+    }
+}
+
+#[test]
+fn adding_a_deny_never_permits() {
+    for (_, mut random, world) in worlds(2) {
+        let mut more = world.clone();
+        let mut deny =
+            generate::policy(&mut random, 99, Wish { profile: world.settings.profile, ..SIDECAR }, &world.settings);
+        if deny["spec"]["rules"].as_array().is_some_and(|rules| !rules.is_empty()) && deny["spec"]["provider"].is_null()
+        {
+            deny["spec"]["action"] = "DENY".into();
+            more.documents.push(deny);
+        }
+        assert_shrinks(&mut random, &world, &more, "a DENY was added");
+    }
+}
+
+#[test]
+fn adding_an_allow_rule_to_a_policy_never_removes() {
+    for (_, mut random, world) in worlds(3) {
+        let mut more = world.clone();
+        let donor =
+            generate::policy(&mut random, 99, Wish { profile: world.settings.profile, ..SIDECAR }, &world.settings);
+        let rules = donor["spec"]["rules"].as_array().unwrap().clone();
+        if donor["spec"]["provider"].is_null()
+            && let Some(allow) = more.documents.iter_mut().find(|one| one["spec"]["action"] == "ALLOW")
+        {
+            allow["spec"]["rules"].as_array_mut().unwrap().extend(rules);
+        }
+        assert_shrinks(&mut random, &more, &world, "an ALLOW rule was removed");
+    }
+}
+
+#[test]
+fn order_and_duplicates_do_not_matter() {
+    for (_, mut random, world) in worlds(4) {
+        let mut other = world.clone();
+        for index in (1..other.documents.len()).rev() {
+            other.documents.swap(index, random.below(index + 1));
+        }
+        for document in &mut other.documents {
+            if let Some(rules) = document["spec"]["rules"].as_array_mut() {
+                rules.reverse();
+                rules.extend(rules.first().cloned());
+            }
+        }
+        let mut copies: Vec<Value> =
+            other.documents.iter().filter(|one| one["kind"] == "AuthorizationPolicy").take(2).cloned().collect();
+        for (index, copy) in copies.iter_mut().enumerate() {
+            copy["metadata"]["name"] = format!("copy{index}").into();
+        }
+        // A CUSTOM policy of another provider would be one provider more; the copies keep theirs.
+        other.documents.extend(copies);
+        assert_same(&mut random, &world, &other, "order and duplicates");
+    }
+}
+
+#[test]
+fn trials_change_no_verdict() {
+    for (_, mut random, world) in worlds(5) {
+        let mut without = world.clone();
+        without.documents.retain(|one| one["metadata"]["annotations"]["istio.io/dry-run"] != "true");
+        assert_same(&mut random, &world, &without, "trials");
+    }
+}
+
+#[test]
+fn other_namespaces_change_nothing() {
+    for (_, mut random, world) in worlds(6) {
+        let home = world.workloads[0].id.namespace.clone();
+        let mut without = world.clone();
+        without.documents.retain(|one| {
+            one["metadata"]["namespace"] == home.as_str() || one["metadata"]["namespace"] == "istio-system"
+        });
+        assert_same(&mut random, &world, &without, "policies of other namespaces");
+    }
+}
+
+#[test]
+fn mapped_peers_are_ipv4() {
+    for (_, mut random, world) in worlds(7) {
+        let snapshot = snapshot(&world);
+        for _ in 0..40 {
+            let mut connection = generate::connection(&mut random, &world);
+            let reason = snapshot.decide(&world.workloads[0].id, &connection).reason;
+            for address in [&mut connection.source, &mut connection.destination] {
+                if let IpAddr::V4(v4) = *address {
+                    *address = v4.to_ipv6_mapped().into();
+                }
+            }
+            assert_eq!(snapshot.decide(&world.workloads[0].id, &connection).reason, reason, "{connection:?}");
+        }
+    }
+}
+
+#[test]
+fn a_defect_only_shrinks() {
+    // P1: an L4 field that is replaced by one which only HTTP has, in objects that pass admission, in the sidecar profile.
+    for number in 0..WORLDS * scale() {
+        let mut random = Random((8 << 40) + number);
+        let world = generate::world(&mut random, SIDECAR);
+        let mut broken = world.clone();
+        let rules = broken.documents.iter_mut().filter_map(|one| one["spec"]["rules"].as_array_mut()).flatten();
+        for rule in rules.filter(|_| random.percent(50)).collect::<Vec<_>>() {
+            for (list, inner, http) in [("from", "source", "requestPrincipals"), ("to", "operation", "methods")] {
+                let entry = rule[list].as_array_mut().and_then(|entries| entries.first_mut());
+                if let Some(fields) = entry.and_then(|entry| entry[inner].as_object_mut()) {
+                    let first = fields.keys().next().unwrap().clone();
+                    fields.remove(&first);
+                    fields.insert(http.to_owned(), json!(["GET"]));
+                }
+            }
+        }
+        assert_shrinks(&mut random, &world, &broken, "a field was broken");
+    }
+}
+
+#[test]
+fn compiling_on_top_of_the_snapshot_before_is_compiling_anew() {
+    let (mut shared, mut same_tables) = (0, 0);
+    for (seed, mut random, world) in worlds(9) {
+        let mut mesh = world.mesh();
+        let before = policy::compile(&mesh, 1, None);
+        match random.below(5) {
+            0 => drop(mesh.policies.pop()),
+            1 => drop(mesh.peer_authentications.pop()),
+            2 => mesh.workloads[1].service_account = "other".to_owned(),
+            3 => mesh.workloads[0].labels = [("app".to_owned(), "z".to_owned())].into(),
+            _ => {
+                let wish = Wish { profile: world.settings.profile, ..SIDECAR };
+                let document = generate::policy(&mut random, 50, wish, &world.settings);
+                mesh.policies
+                    .extend(policy::parse::authorization_policy(&document, &world.settings).value.map(Arc::new));
+            }
+        }
+        let after = policy::compile(&mesh, 2, Some(&before));
+        let anew = policy::compile(&mesh, 2, None);
+        for workload in &mesh.workloads {
+            let (old, new) = (before.workload(&workload.id).unwrap(), after.workload(&workload.id).unwrap());
+            shared += u64::from(Arc::ptr_eq(old, new));
+            let tables =
+                [&before, &after, &anew].map(|snapshot| table(snapshot, &workload.id, workload.addresses[0]).unwrap());
+            assert_eq!(tables[1], tables[2], "seed {seed}");
+            if after.same_table(&before, &workload.id) {
+                same_tables += 1;
+                assert_eq!(tables[0], tables[1], "seed {seed}");
+            }
+        }
+        for _ in 0..20 {
+            let connection = generate::connection(&mut random, &world);
+            let id = &mesh.workloads[0].id;
+            let (one, two) = (after.decide(id, &connection), anew.decide(id, &connection));
+            assert_eq!((one.reason, one.policy, one.rule), (two.reason, two.policy, two.rule), "seed {seed}");
+        }
+    }
+    assert!(
+        shared > WORLDS && same_tables > WORLDS,
+        "{shared} states shared, {same_tables} tables known to be the same"
+    );
+}
+
+#[test]
+fn unknown_is_refused_and_outside_the_mesh_is_open() {
+    let mut world = generate::world(&mut Random(1), SIDECAR);
+    world.workloads[0].in_mesh = false;
+    let snapshot = snapshot(&world);
+    let address = world.workloads[0].addresses[0];
+    let connection = Connection::new(address, Peer::Anonymous, address, 80);
+    let stranger = WorkloadId::new("foo", "stranger");
+    let decision = snapshot.decide(&stranger, &connection);
+    assert_eq!(decision.verdict.unwrap_err().reason, Reason::UnknownWorkload);
+    assert_eq!(table(&snapshot, &stranger, address).unwrap(), VerdictTable::refusing());
+    assert_eq!(table(&snapshot, &world.workloads[0].id, address).unwrap(), VerdictTable::open());
+    assert!(snapshot.decide(&world.workloads[0].id, &connection).is_permitted());
+    assert_eq!(snapshot.at(address).peer(), Peer::Anonymous);
+}
+
+#[test]
+fn an_address_of_two_workloads_has_no_identity() {
+    let mut world = generate::world(&mut Random(2), SIDECAR);
+    for workload in &mut world.workloads {
+        workload.in_mesh = true;
+    }
+    let address = world.workloads[1].addresses[0];
+    assert_ne!(snapshot(&world).at(address).peer(), Peer::Anonymous);
+    world.workloads[2].addresses.push(address);
+    assert_eq!(snapshot(&world).at(address).peer(), Peer::Anonymous);
+}
