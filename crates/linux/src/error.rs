@@ -62,6 +62,30 @@ pub enum Error {
         /// The number it answered with.
         source: io::Error,
     },
+    /// A process could not do something to itself or to another one.
+    #[error("cannot {doing}")]
+    Process {
+        /// What was being done.
+        doing: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A mount could not be made or changed.
+    #[error("cannot {doing} `{}`", path.display())]
+    Mount {
+        /// What was being done.
+        doing: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The filter of system calls could not be built or installed.
+    #[error("cannot set up the filter of system calls; a kernel with CONFIG_SECCOMP_FILTER is needed")]
+    Seccomp {
+        /// The filter library's answer.
+        source: seccompiler::Error,
+    },
 }
 
 impl Error {

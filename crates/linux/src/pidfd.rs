@@ -1,0 +1,119 @@
+//! Processes held by identity, not by number: a number may be given to another process, a pid with its start time not.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use crate::Error;
+
+/// Which process: its number, and when it started (clock ticks since boot, field 22 of `/proc/PID/stat`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ProcessId {
+    /// The number in the namespace of the caller.
+    pub pid: u32,
+    /// The start time; with it the number is unique until the next boot.
+    pub start: u64,
+}
+
+/// A handle of one process; never another one's, whatever happens to the number.
+#[derive(Debug)]
+pub struct PidFd {
+    handle: OwnedFd,
+}
+
+impl ProcessId {
+    /// Who has this number now, none if nobody.
+    pub fn of(pid: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The second field, the name, may hold anything, brackets included: count after the last one.
+        let (_, rest) = stat.rsplit_once(')')?;
+        let start = rest.split_whitespace().nth(19)?.parse().ok()?;
+        Some(Self { pid, start })
+    }
+
+    /// A handle, none if that process is gone.
+    pub fn open(self) -> Result<Option<PidFd>, Error> {
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let handle = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(handle) => handle,
+            // INVAL: the number is a thread's of another process by now.
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(None),
+            Err(errno) => return Err(failed(format!("open a handle of process {}", self.pid), errno)),
+        };
+        // Asked after the handle is held: equal start times mean that the handle is that process's.
+        Ok((Self::of(self.pid) == Some(self)).then_some(PidFd { handle }))
+    }
+}
+
+impl PidFd {
+    /// Sends a signal; `false` if the process has ended.
+    pub fn signal(&self, signal: Signal) -> Result<bool, Error> {
+        match rustix::process::pidfd_send_signal(&self.handle, signal) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::SRCH) => Ok(false),
+            Err(errno) => Err(failed(format!("send {signal:?} to a process"), errno)),
+        }
+    }
+
+    /// Waits until the process has ended (it may remain as a zombie); `false` after `bound`.
+    pub fn wait_end(&self, bound: Duration) -> Result<bool, Error> {
+        let until = Instant::now() + bound;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left)
+                .map_err(|_| failed_io("wait for a process", io::ErrorKind::InvalidInput.into()))?;
+            let mut polled = [PollFd::new(&self.handle, PollFlags::IN)];
+            match rustix::event::poll(&mut polled, Some(&left)) {
+                Ok(0) => return Ok(false),
+                Ok(_) => return Ok(true),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(failed("wait for a process".to_owned(), errno)),
+            }
+        }
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+}
+
+fn failed(doing: String, errno: rustix::io::Errno) -> Error {
+    Error::Process { doing, source: errno.into() }
+}
+
+fn failed_io(doing: &str, source: io::Error) -> Error {
+    Error::Process { doing: doing.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_handle_is_of_that_process_and_no_later_one() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let id = ProcessId::of(child.id()).unwrap();
+        let other = ProcessId { start: id.start + 1, ..id };
+        assert!(other.open().unwrap().is_none(), "another start time is another process");
+        let handle = id.open().unwrap().unwrap();
+        assert!(!handle.wait_end(Duration::ZERO).unwrap());
+        assert!(handle.signal(Signal::KILL).unwrap());
+        assert!(handle.wait_end(Duration::from_secs(5)).unwrap());
+        child.wait().unwrap();
+        assert!(!handle.signal(Signal::KILL).unwrap(), "it is gone");
+        assert!(id.open().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_name_with_brackets_does_not_confuse_the_start_time() {
+        let me = ProcessId::of(std::process::id()).unwrap();
+        assert!(me.start > 0);
+        assert_eq!(ProcessId::of(std::process::id()), Some(me));
+    }
+}

@@ -1,0 +1,176 @@
+//! What a small, single-threaded process does to itself before it becomes something else: enter namespaces, make new
+//! ones, close what it inherited.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::io::FdFlags;
+use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Uid};
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags};
+
+use crate::Error;
+use crate::pidfd::PidFd;
+
+pub use rustix::thread::ThreadNameSpaceType as Namespaces;
+
+/// Enters namespaces of the process; a pid namespace counts for children only. The caller has one thread.
+pub fn enter(process: &PidFd, namespaces: Namespaces) -> Result<(), Error> {
+    use std::os::fd::AsFd;
+    rustix::thread::move_into_thread_name_spaces(process.as_fd(), namespaces)
+        .map_err(failed("enter the namespaces of a pod"))
+}
+
+/// Enters a network namespace.
+pub fn enter_network(namespace: &OwnedFd) -> Result<(), Error> {
+    use std::os::fd::AsFd;
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+        .map_err(failed("enter the network namespace of a pod"))
+}
+
+/// Makes namespaces of its own for mounts, System V objects, the host's name, and processes (children only).
+pub fn unshare_pod() -> Result<(), Error> {
+    unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWPID)
+}
+
+/// Makes a namespace of its own for mounts.
+pub fn unshare_mounts() -> Result<(), Error> {
+    unshare(UnshareFlags::NEWNS)
+}
+
+fn unshare(flags: UnshareFlags) -> Result<(), Error> {
+    #[expect(unsafe_code, reason = "unsharing descriptors would be unsound; these flags are namespaces only")]
+    // SAFETY: no flag here unshares the descriptor table.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(failed("make namespaces"))
+}
+
+/// Names the host, in the namespace the caller is in.
+pub fn set_host_name(name: &str) -> Result<(), Error> {
+    rustix::system::sethostname(name.as_bytes()).map_err(failed("name the host of a pod"))
+}
+
+/// Nobody without `CAP_SYS_PTRACE` may look at this process or its program, whatever it gives up from here on.
+pub fn hide() -> Result<(), Error> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("hide a process"))
+}
+
+/// Marks every descriptor beyond the three standard ones to be closed when a program is run: what the starter of the
+/// mesh had open must not reach a pod.
+pub fn seal_descriptors() -> Result<(), Error> {
+    let listed = std::fs::read_dir("/proc/self/fd").map_err(failed_io("list open descriptors"))?;
+    let numbers: Vec<RawFd> =
+        listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|&fd| fd > 2).collect();
+    for number in numbers {
+        match set_inherited(number, false) {
+            // The one that the list itself was read through.
+            Err(rustix::io::Errno::BADF) | Ok(()) => {}
+            Err(errno) => return Err(failed("seal a descriptor")(errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Lets the next program have this descriptor.
+pub fn inherit(descriptor: &impl AsRawFd) -> Result<(), Error> {
+    set_inherited(descriptor.as_raw_fd(), true).map_err(failed("pass on a descriptor"))
+}
+
+/// Marks a descriptor that the starter passed on by its number, so that it goes no further.
+pub fn adopt(number: RawFd) -> Result<OwnedFd, Error> {
+    let taken = |number: RawFd| -> rustix::io::Result<OwnedFd> {
+        #[expect(unsafe_code, reason = "a number from the starter becomes a descriptor")]
+        // SAFETY: duplicated at once, and the kernel says if the number is not open.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+        let own = rustix::io::fcntl_dupfd_cloexec(borrowed, 3)?;
+        set_inherited(number, false)?;
+        Ok(own)
+    };
+    if number < 3 {
+        return Err(failed("take a descriptor from the starter")(rustix::io::Errno::BADF));
+    }
+    taken(number).map_err(failed("take a descriptor from the starter"))
+}
+
+fn set_inherited(number: RawFd, inherited: bool) -> rustix::io::Result<()> {
+    #[expect(unsafe_code, reason = "descriptors named by number")]
+    // SAFETY: used for this call only, and the kernel says if the number is not open.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_setfd(descriptor, if inherited { FdFlags::empty() } else { FdFlags::CLOEXEC })
+}
+
+/// Children that end are forgotten at once, also those that other processes leave behind (for the first process of a
+/// pid namespace). Programs run from here inherit it.
+pub fn forget_children() -> Result<(), Error> {
+    set_child_signal(libc::SIG_IGN)
+}
+
+/// Undoes [`forget_children`], which is inherited by programs.
+pub fn mind_children() -> Result<(), Error> {
+    set_child_signal(libc::SIG_DFL)
+}
+
+fn set_child_signal(disposition: libc::sighandler_t) -> Result<(), Error> {
+    #[expect(unsafe_code, reason = "no safe call for a signal's disposition")]
+    // SAFETY: neither disposition is a function.
+    let before = unsafe { libc::signal(libc::SIGCHLD, disposition) };
+    if before == libc::SIG_ERR {
+        return Err(failed_io("set what the end of a child does")(io::Error::last_os_error()));
+    }
+    Ok(())
+}
+
+/// Bounds what a container's processes can hold.
+pub fn limit() -> Result<(), Error> {
+    // Enough for servers with tens of thousands of connections; what containers usually get is higher and makes some
+    // programs slow, because they close every possible descriptor.
+    let descriptors = 65_536;
+    let limits = [(Resource::Nofile, descriptors), (Resource::Core, 0)];
+    for (resource, most) in limits {
+        rustix::process::setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+            .map_err(failed("bound a container"))?;
+    }
+    Ok(())
+}
+
+/// Becomes a user with a group and nothing else; the caller has one thread. Gives up all capabilities unless it is
+/// user 0.
+pub fn become_user(user: u32, group: u32, more_groups: &[u32]) -> Result<(), Error> {
+    let group = Gid::from_raw(group);
+    let more: Vec<Gid> = more_groups.iter().copied().map(Gid::from_raw).collect();
+    let user = Uid::from_raw(user);
+    rustix::thread::set_thread_groups(&more).map_err(failed("set the groups of a container"))?;
+    rustix::thread::set_thread_res_gid(group, group, group).map_err(failed("set the group of a container"))?;
+    rustix::thread::set_thread_res_uid(user, user, user).map_err(failed("set the user of a container"))
+}
+
+/// Starts a session, so that signals of the starter's terminal do not reach this process.
+pub fn leave_session() -> Result<(), Error> {
+    rustix::process::setsid().map(drop).map_err(failed("start a session"))
+}
+
+/// The command will lead a session of its own whose terminal is its standard input.
+pub fn with_terminal(command: &mut Command) -> &mut Command {
+    let take = || -> io::Result<()> {
+        rustix::process::setsid()?;
+        Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?)
+    };
+    #[expect(unsafe_code, reason = "code between fork and exec")]
+    // SAFETY: two bare system calls, nothing that allocates or locks.
+    unsafe {
+        command.pre_exec(take)
+    }
+}
+
+fn failed(doing: &'static str) -> impl FnOnce(rustix::io::Errno) -> Error {
+    move |errno| Error::Process { doing: doing.to_owned(), source: errno.into() }
+}
+
+fn failed_io(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Process { doing: doing.to_owned(), source }
+}
+
+/// All namespaces of a pod's sandbox that a container shares.
+pub const SHARED: Namespaces = ThreadNameSpaceType::NETWORK
+    .union(ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)
+    .union(ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME);

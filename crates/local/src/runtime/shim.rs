@@ -1,0 +1,304 @@
+//! `pod-shim`: the parent of a container's program, outside the pod. Writes what the program prints to its log, and its
+//! exit to a record, whether or not the daemon lives.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use linux::pidfd::{PidFd, ProcessId};
+use linux::process::{self, Namespaces};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::Signal;
+
+use super::inside::{Arguments, kernel, open_log, part, started};
+use super::spec::{self, ContainerSpec, Exit, Recorded};
+use super::{INIT, RECORD_EXIT, RECORD_SANDBOX, RECORD_SPEC, RECORD_STATE};
+use crate::Error;
+
+/// How long a program that promised to say when it serves may take: far beyond what ours need, well below what a
+/// waiting `exec` is given.
+const READY_BOUND: Duration = Duration::from_secs(5);
+
+/// Longest piece of a log line, as container runtimes have it; longer lines are marked as parts.
+const PIECE_MAX: usize = 16 * 1024;
+
+/// Size of a log at which it is put aside and a new one begun; one is kept. Kubernetes' default.
+const LOG_MAX: u64 = 10 << 20;
+
+/// Rounds of looking for processes that a container left behind: each round ends all that are found, so that more than
+/// one is needed only against programs that fork as fast as they can.
+const SWEEPS_MAX: u32 = 100;
+
+pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Error> {
+    kernel("start a container", process::seal_descriptors())?;
+    kernel("start a container", process::leave_session())?;
+    let container: ContainerSpec = spec::read(&arguments.run.join(RECORD_SPEC))?;
+    let mut log = Log::open(&container.log)?;
+    let pod: ProcessId = spec::read::<Recorded>(&arguments.pod.join(RECORD_SANDBOX))?.into();
+    let pod = kernel("start a container", pod.open())?.ok_or_else(|| Error::Container {
+        doing: "start a container".to_owned(),
+        why: "its pod has ended".to_owned(),
+    })?;
+    kernel("start a container", process::enter(&pod, Namespaces::PROCESS_ID))?;
+    let mut program = start(arguments, &container)?;
+    let id = ProcessId::of(program.id());
+    let family = mount_namespace(program.id());
+    if let Some(id) = id {
+        spec::write(&arguments.run.join(RECORD_STATE), &Recorded::from(id))?;
+    }
+    drop(writeln!(io::stdout(), "{STARTED}"));
+    let status = pump(&mut program, &mut log, family)?;
+    let exit = Exit { code: super::inside::code_of(status), signal: status.signal(), finished: jiff::Timestamp::now() };
+    spec::write(&arguments.run.join(RECORD_EXIT), &exit)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the shim says when the program runs, and serves if it promised to say so.
+pub(super) const STARTED: &str = "started";
+
+fn start(arguments: &Arguments, container: &ContainerSpec) -> Result<Child, Error> {
+    let failed = |source: io::Error| started("a container", &source);
+    let (mut status, told) = io::pipe().map_err(failed)?;
+    let (ready, tells) = io::pipe().map_err(failed)?;
+    let mut command = part(INIT, &arguments.data_dir);
+    command.arg("--pod").arg(&arguments.pod).arg("--run").arg(&arguments.run);
+    command.arg("--status").arg(told.as_raw_fd().to_string());
+    kernel("start a container", process::inherit(&told))?;
+    if container.tells_ready {
+        command.arg("--ready").arg(tells.as_raw_fd().to_string());
+        kernel("start a container", process::inherit(&tells))?;
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut program = command.spawn().map_err(failed)?;
+    drop((told, tells));
+    // Ends when the program runs, which closes the pipe, or with the reason why it does not.
+    let mut failure = String::new();
+    status.read_to_string(&mut failure).map_err(failed)?;
+    if !failure.is_empty() {
+        drop(program.wait());
+        return Err(Error::Container { doing: "start a container".to_owned(), why: failure });
+    }
+    if container.tells_ready {
+        await_ready(&ready, &program)?;
+    }
+    Ok(program)
+}
+
+/// Waits until the program has closed its end, has ended, or the bound is over (then it counts as started as any other
+/// program does).
+fn await_ready(ready: &io::PipeReader, program: &Child) -> Result<(), Error> {
+    let Some(id) = ProcessId::of(program.id()) else { return Ok(()) };
+    let Some(process) = kernel("wait for a container to serve", id.open())? else { return Ok(()) };
+    let until = Instant::now() + READY_BOUND;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(0), tv_nsec: i64::from(left.subsec_nanos()) };
+        let mut polled = [PollFd::new(ready, PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, Some(&left)) {
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(errno) => return Err(started("a container", &errno.into())),
+        }
+    }
+}
+
+/// Copies output to the log until the program has ended and nobody holds its output any more.
+fn pump(program: &mut Child, log: &mut Log, family: Option<Family>) -> Result<std::process::ExitStatus, Error> {
+    let failed = |source: io::Error| started("the log of a container", &source);
+    let mut streams = [
+        program.stdout.take().map(|pipe| Stream::new("stdout", std::os::fd::OwnedFd::from(pipe))),
+        program.stderr.take().map(|pipe| Stream::new("stderr", std::os::fd::OwnedFd::from(pipe))),
+    ];
+    let mut process = match ProcessId::of(program.id()) {
+        Some(id) => kernel("wait for a container", id.open())?,
+        None => None,
+    };
+    let mut status = None;
+    loop {
+        if process.is_none() && status.is_none() {
+            status = Some(program.wait().map_err(failed)?);
+            sweep(family)?;
+        }
+        if let (Some(status), true) = (status, streams.iter().all(Option::is_none)) {
+            return Ok(status);
+        }
+        let (ended, readable) = poll(process.as_ref(), &streams).map_err(failed)?;
+        for (stream, readable) in streams.iter_mut().zip(readable) {
+            if let Some(open) = stream
+                && readable
+                && !open.copy(log)?
+            {
+                *stream = None;
+            }
+        }
+        if ended {
+            process = None;
+        }
+    }
+}
+
+/// Waits for any of them; says whether the process has ended and which streams can be read.
+fn poll(process: Option<&PidFd>, streams: &[Option<Stream>; 2]) -> io::Result<(bool, [bool; 2])> {
+    let [first, second] = streams;
+    let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(3);
+    polled.extend(process.map(|process| PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN)));
+    polled.extend([first, second].into_iter().flatten().map(|open| PollFd::new(&open.pipe, PollFlags::IN)));
+    loop {
+        match rustix::event::poll(&mut polled, None) {
+            Ok(_) => break,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    let mut told = polled.iter().map(|one| !one.revents().is_empty());
+    let mut next = |asked: bool| asked && told.next().unwrap_or(false);
+    Ok((next(process.is_some()), [next(first.is_some()), next(second.is_some())]))
+}
+
+/// The processes of one container: those in its mount namespace, which none can leave and no other process has.
+type Family = (u64, u64);
+
+fn mount_namespace(pid: u32) -> Option<Family> {
+    std::fs::metadata(format!("/proc/{pid}/ns/mnt")).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// Ends what the program left behind.
+fn sweep(family: Option<Family>) -> Result<(), Error> {
+    let Some(family) = family.filter(|family| mount_namespace(std::process::id()) != Some(*family)) else { return Ok(()) };
+    for _ in 0..SWEEPS_MAX {
+        let mut found = false;
+        let listed = std::fs::read_dir("/proc")
+            .map_err(|source| Error::File { doing: "list", path: PathBuf::from("/proc"), source })?;
+        for pid in listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+            let Some(id) = ProcessId::of(pid) else { continue };
+            if mount_namespace(pid) != Some(family) {
+                continue;
+            }
+            if let Some(process) = kernel("end what a container left behind", id.open())? {
+                found = true;
+                kernel("end what a container left behind", process.signal(Signal::KILL))?;
+                kernel("end what a container left behind", process.wait_end(READY_BOUND))?;
+            }
+        }
+        if !found {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// One output of the program.
+struct Stream {
+    name: &'static str,
+    pipe: File,
+    /// What came after the last line end.
+    rest: Vec<u8>,
+}
+
+impl Stream {
+    fn new(name: &'static str, pipe: std::os::fd::OwnedFd) -> Self {
+        Self { name, pipe: File::from(pipe), rest: Vec::new() }
+    }
+
+    /// Copies what there is; `false` at the end.
+    fn copy(&mut self, log: &mut Log) -> Result<bool, Error> {
+        let mut chunk = [0; PIECE_MAX];
+        let length = match self.pipe.read(&mut chunk) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(error) => return Err(started("the log of a container", &error)),
+        };
+        self.rest.extend_from_slice(chunk.get(..length).unwrap_or_default());
+        let mut lines = Vec::new();
+        let now = jiff::Timestamp::now();
+        while let Some(end) = self.rest.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            entry(&mut lines, now, self.name, "F", line.strip_suffix(b"\n").unwrap_or(&line));
+        }
+        while self.rest.len() >= PIECE_MAX || (length == 0 && !self.rest.is_empty()) {
+            let piece: Vec<u8> = self.rest.drain(..self.rest.len().min(PIECE_MAX)).collect();
+            entry(&mut lines, now, self.name, "P", &piece);
+        }
+        log.append(&lines)?;
+        Ok(length > 0)
+    }
+}
+
+/// One line of a log as container runtimes write it: time, stream, full or part, text.
+fn entry(to: &mut Vec<u8>, now: jiff::Timestamp, stream: &str, tag: &str, text: &[u8]) {
+    to.extend_from_slice(format!("{now:.9} {stream} {tag} ").as_bytes());
+    to.extend_from_slice(text);
+    to.push(b'\n');
+}
+
+/// A log file of bounded size.
+struct Log {
+    path: PathBuf,
+    file: File,
+    size: u64,
+}
+
+impl Log {
+    fn open(path: &Path) -> Result<Self, Error> {
+        let file = open_log(path)?;
+        let size = file.metadata().map_or(0, |found| found.len());
+        Ok(Self { path: path.to_owned(), file, size })
+    }
+
+    fn append(&mut self, lines: &[u8]) -> Result<(), Error> {
+        let failed = |path: &Path, source| Error::File { doing: "write the log", path: path.to_owned(), source };
+        let length = u64::try_from(lines.len()).unwrap_or(u64::MAX);
+        if self.size > 0 && self.size.saturating_add(length) > LOG_MAX {
+            std::fs::rename(&self.path, super::logs::aside(&self.path)).map_err(|source| failed(&self.path, source))?;
+            self.file = open_log(&self.path)?;
+            self.size = 0;
+        }
+        self.size = self.size.saturating_add(length);
+        self.file.write_all(lines).map_err(|source| failed(&self.path, source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_put_aside_when_it_is_full_and_nothing_is_torn() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        let mut log = Log::open(&path).unwrap();
+        let line = vec![b'x'; 1 << 20];
+        for _ in 0..11 {
+            log.append(&line).unwrap();
+        }
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 20);
+        assert_eq!(std::fs::metadata(super::super::logs::aside(&path)).unwrap().len(), 10 << 20);
+    }
+
+    #[test]
+    fn long_lines_are_cut_into_marked_parts() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        let mut log = Log::open(&path).unwrap();
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(&vec![b'a'; PIECE_MAX + 5]).unwrap();
+        writer.write_all(b"\nshort\ntail").unwrap();
+        drop(writer);
+        let mut stream = Stream::new("stdout", reader.into());
+        while stream.copy(&mut log).unwrap() {}
+        let text = std::fs::read_to_string(&path).unwrap();
+        let tags: Vec<(&str, usize)> = text
+            .lines()
+            .map(|line| {
+                let mut fields = line.splitn(4, ' ').skip(2);
+                (fields.next().unwrap(), fields.next().unwrap().len())
+            })
+            .collect();
+        assert_eq!(tags, [("P", PIECE_MAX), ("F", 5), ("F", 5), ("P", 4)]);
+    }
+}

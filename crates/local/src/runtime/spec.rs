@@ -1,0 +1,119 @@
+//! What a container is to be, as written by the kubelet and read by the processes that make it so.
+
+use std::path::{Path, PathBuf};
+
+use linux::pidfd::ProcessId;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// Everything that one run of a container needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// The whole environment.
+    pub environment: Vec<(String, String)>,
+    /// Where the program starts.
+    pub directory: String,
+    /// User of the program.
+    pub user: u32,
+    /// Group of the program.
+    pub group: u32,
+    /// Further groups.
+    pub more_groups: Vec<u32>,
+    /// Names of the capabilities kept, of `linux::caps::CONTAINER`.
+    pub capabilities: Vec<String>,
+    /// The root directory cannot be written.
+    pub read_only_root: bool,
+    /// Files of the root directory.
+    pub files: Vec<File>,
+    /// Symbolic links of the root directory.
+    pub links: Vec<Link>,
+    /// What of the host is seen inside.
+    pub mounts: Vec<Mount>,
+    /// Names of applets, put into [`APPLET_DIR`].
+    pub applets: Vec<String>,
+    /// The program closes the descriptor named by `applets::READY_VARIABLE` once it serves.
+    pub tells_ready: bool,
+    /// Where its output goes.
+    pub log: PathBuf,
+}
+
+/// A file made for the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// Where, absolute.
+    pub path: String,
+    /// What is in it.
+    pub text: String,
+}
+
+/// A symbolic link made for the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Where, absolute.
+    pub path: String,
+    /// Where it points.
+    pub target: String,
+}
+
+/// A directory or file of the host that the container sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// On the host.
+    pub source: PathBuf,
+    /// In the container, absolute.
+    pub target: String,
+    /// It cannot be written there.
+    pub read_only: bool,
+}
+
+/// The first directory of PATH in a container with applets.
+pub const APPLET_DIR: &str = "/.tidegate/bin";
+
+/// Who a recorded process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Recorded {
+    pid: u32,
+    start: u64,
+}
+
+impl From<ProcessId> for Recorded {
+    fn from(id: ProcessId) -> Self {
+        Self { pid: id.pid, start: id.start }
+    }
+}
+
+impl From<Recorded> for ProcessId {
+    fn from(recorded: Recorded) -> Self {
+        Self { pid: recorded.pid, start: recorded.start }
+    }
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The exit code; 128 and the signal's number if a signal ended it.
+    pub code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// When.
+    pub finished: jiff::Timestamp,
+}
+
+/// Reads a record.
+pub(crate) fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T, Error> {
+    let failed = |source| Error::File { doing: "read", path: path.to_owned(), source };
+    let text = std::fs::read(path).map_err(failed)?;
+    serde_json::from_slice(&text).map_err(|error| failed(error.into()))
+}
+
+/// Writes a record whole or not at all.
+pub(crate) fn write<T: Serialize>(path: &Path, record: &T) -> Result<(), Error> {
+    let failed = |source| Error::File { doing: "write", path: path.to_owned(), source };
+    let text = serde_json::to_vec(record).map_err(|error| failed(error.into()))?;
+    let beside = path.with_extension("part");
+    std::fs::write(&beside, text).map_err(failed)?;
+    std::fs::rename(&beside, path).map_err(failed)
+}
