@@ -25,10 +25,10 @@ const NUMBERS: u32 = 64;
 /// Makes the calling thread a user who holds exactly the named capabilities of [`CONTAINER`] (others are ignored), for
 /// good; users other than 0 hold none. No program can gain privileges by its file any more.
 pub fn become_confined(user: u32, group: u32, more_groups: &[u32], names: &[String]) -> Result<(), Error> {
-    let named = |name: &str| user == 0 && names.iter().any(|wanted| wanted == name);
+    let is_kept = |name: &str| user == 0 && names.iter().any(|wanted| wanted == name);
     let kept = CONTAINER
         .iter()
-        .filter(|(name, _)| named(name))
+        .filter(|(name, _)| is_kept(name))
         .fold(CapabilitySet::empty(), |set, (_, capability)| set | *capability);
     let failed = |doing: &'static str| {
         move |errno: rustix::io::Errno| Error::Process { doing: doing.to_owned(), source: errno.into() }

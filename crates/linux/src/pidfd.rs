@@ -27,9 +27,9 @@ pub struct PidFd {
 impl ProcessId {
     /// Who has this number now, none if nobody.
     pub fn of(pid: u32) -> Option<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let line = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The second field, the name, may hold anything, brackets included: count after the last one.
-        let (_, rest) = stat.rsplit_once(')')?;
+        let (_, rest) = line.rsplit_once(')')?;
         let start = rest.split_whitespace().nth(19)?.parse().ok()?;
         Some(Self { pid, start })
     }
@@ -49,6 +49,13 @@ impl ProcessId {
 }
 
 impl PidFd {
+    /// The first process of the caller's own pid namespace.
+    pub fn of_first() -> Result<Self, Error> {
+        rustix::process::pidfd_open(Pid::INIT, PidfdFlags::empty())
+            .map(|handle| Self { handle })
+            .map_err(|errno| failed("open a handle of the first process".to_owned(), errno))
+    }
+
     /// Sends a signal; `false` if the process has ended.
     pub fn signal(&self, signal: Signal) -> Result<bool, Error> {
         match rustix::process::pidfd_send_signal(&self.handle, signal) {

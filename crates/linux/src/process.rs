@@ -2,7 +2,7 @@
 //! ones, close what it inherited.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -29,9 +29,9 @@ pub fn enter_network(namespace: &OwnedFd) -> Result<(), Error> {
         .map_err(failed("enter the network namespace of a pod"))
 }
 
-/// Makes namespaces of its own for mounts, System V objects, the host's name, and processes (children only).
+/// Makes namespaces of its own for System V objects, the host's name, and processes (children only).
 pub fn unshare_pod() -> Result<(), Error> {
-    unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWPID)
+    unshare(UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWPID)
 }
 
 /// Makes a namespace of its own for mounts.
@@ -76,20 +76,15 @@ pub fn inherit(descriptor: &impl AsRawFd) -> Result<(), Error> {
     set_inherited(descriptor.as_raw_fd(), true).map_err(failed("pass on a descriptor"))
 }
 
-/// Marks a descriptor that the starter passed on by its number, so that it goes no further.
+/// Takes over a descriptor that the starter passed on by its number; it goes no further, and closes when dropped.
 pub fn adopt(number: RawFd) -> Result<OwnedFd, Error> {
-    let taken = |number: RawFd| -> rustix::io::Result<OwnedFd> {
-        #[expect(unsafe_code, reason = "a number from the starter becomes a descriptor")]
-        // SAFETY: duplicated at once, and the kernel says if the number is not open.
-        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-        let own = rustix::io::fcntl_dupfd_cloexec(borrowed, 3)?;
-        set_inherited(number, false)?;
-        Ok(own)
-    };
     if number < 3 {
         return Err(failed("take a descriptor from the starter")(rustix::io::Errno::BADF));
     }
-    taken(number).map_err(failed("take a descriptor from the starter"))
+    set_inherited(number, false).map_err(failed("take a descriptor from the starter"))?;
+    #[expect(unsafe_code, reason = "a number from the starter becomes a descriptor")]
+    // SAFETY: it is open, as the line above has shown, and nothing in this program has opened it: the starter has.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 fn set_inherited(number: RawFd, inherited: bool) -> rustix::io::Result<()> {
@@ -125,8 +120,9 @@ pub fn limit() -> Result<(), Error> {
     // Enough for servers with tens of thousands of connections; what containers usually get is higher and makes some
     // programs slow, because they close every possible descriptor.
     let descriptors = 65_536;
-    let limits = [(Resource::Nofile, descriptors), (Resource::Core, 0)];
-    for (resource, most) in limits {
+    for (resource, most) in [(Resource::Nofile, descriptors), (Resource::Core, 0)] {
+        // What the starter itself may not exceed needs a right to raise: leave it.
+        let most = rustix::process::getrlimit(resource).maximum.map_or(most, |allowed| allowed.min(most));
         rustix::process::setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
             .map_err(failed("bound a container"))?;
     }

@@ -17,10 +17,11 @@ pub const READY_VARIABLE: &str = "TIDEGATE_READY_FD";
 
 /// Runs the applet of this name, if there is one.
 pub fn run(name: &str, arguments: Vec<OsString>) -> Option<ExitCode> {
-    let arguments = || arguments.into_iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let arguments: Vec<String> =
+        arguments.into_iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
     match name {
-        "nc" => Some(nc::main(arguments())),
-        "tcp-echo" => Some(tcp_echo::main(arguments())),
+        "nc" => Some(nc::main(arguments)),
+        "tcp-echo" => Some(tcp_echo::main(&arguments)),
         _ => None,
     }
 }

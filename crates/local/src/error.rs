@@ -51,6 +51,14 @@ pub enum Error {
         /// What was given.
         uid: String,
     },
+    /// A pod or a container could not be started, entered or ended.
+    #[error("cannot {doing}: {why}")]
+    Container {
+        /// What was being done.
+        doing: String,
+        /// Why not, in the words of the process that tried.
+        why: String,
+    },
     /// A mesh id is not 8 hexadecimal digits.
     #[error("`{text}` is no mesh id: 8 hexadecimal digits are needed")]
     MeshId {

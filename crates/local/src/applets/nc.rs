@@ -122,7 +122,8 @@ fn wanted(address: IpAddr, family: Option<Family>) -> bool {
 fn connect(host: &str, addresses: &[SocketAddr], options: &Options) -> Result<TcpStream, String> {
     let mut outcome = Err(format!("bad address '{host}'"));
     for address in addresses {
-        let attempt = options.wait.map_or_else(|| TcpStream::connect(address), |wait| TcpStream::connect_timeout(address, wait));
+        let attempt =
+            options.wait.map_or_else(|| TcpStream::connect(address), |wait| TcpStream::connect_timeout(address, wait));
         match attempt {
             Ok(connection) => return Ok(connection),
             Err(error) => {
@@ -181,7 +182,10 @@ fn receive(mut connection: TcpStream) -> Result<(), String> {
             Ok(0) => return Ok(()),
             Ok(length) => {
                 let read = chunk.get(..length).unwrap_or_default();
-                output.write_all(read).and_then(|()| output.flush()).map_err(|error| format!("write error: {}", plain(&error)))?;
+                output
+                    .write_all(read)
+                    .and_then(|()| output.flush())
+                    .map_err(|error| format!("write error: {}", plain(&error)))?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
@@ -232,7 +236,9 @@ fn udp(host: &str, addresses: &[SocketAddr], options: &Options) -> Result<(), St
         if length == 0 {
             break;
         }
-        socket.send(chunk.get(..length).unwrap_or_default()).map_err(|error| format!("write error: {}", plain(&error)))?;
+        socket
+            .send(chunk.get(..length).unwrap_or_default())
+            .map_err(|error| format!("write error: {}", plain(&error)))?;
     }
     if options.wait.is_none() {
         return Ok(());

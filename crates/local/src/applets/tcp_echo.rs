@@ -14,8 +14,8 @@ const CONNECTIONS_MAX: usize = 1024;
 /// Bytes of one line: a client that never ends its line must not fill the memory. Longer ones are answered in parts.
 const LINE_MAX: u64 = 1 << 20;
 
-pub(super) fn main(arguments: Vec<String>) -> ExitCode {
-    match serve(&arguments) {
+pub(super) fn main(arguments: &[String]) -> ExitCode {
+    match serve(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             say(&mut io::stderr(), &format!("tcp-echo: {message}"));

@@ -62,7 +62,10 @@ pub(super) fn entry(name: &str, arguments: Vec<String>) -> Option<ExitCode> {
 }
 
 fn parse(arguments: Vec<String>) -> Result<Arguments, Error> {
-    let wrong = |what: &str| Error::Container { doing: "read the arguments of a part of a pod".to_owned(), why: what.to_owned() };
+    let wrong = |what: &str| Error::Container {
+        doing: "read the arguments of a part of a pod".to_owned(),
+        why: what.to_owned(),
+    };
     let mut parsed = Arguments::default();
     let mut arguments = arguments.into_iter();
     while let Some(name) = arguments.next() {
@@ -94,13 +97,16 @@ fn parse(arguments: Vec<String>) -> Result<Arguments, Error> {
 fn sandbox(arguments: &Arguments) -> Result<ExitCode, Error> {
     kernel("start a pod", process::seal_descriptors())?;
     kernel("start a pod", process::leave_session())?;
-    let namespace = std::fs::File::open(&arguments.netns)
-        .map_err(|source| Error::File { doing: "open", path: arguments.netns.clone(), source })?;
+    let namespace = std::fs::File::open(&arguments.netns).map_err(|source| Error::File {
+        doing: "open",
+        path: arguments.netns.clone(),
+        source,
+    })?;
     kernel("start a pod", process::enter_network(&OwnedFd::from(namespace)))?;
     kernel("start a pod", process::unshare_pod())?;
     kernel("start a pod", process::set_host_name(&arguments.host_name))?;
     kernel("start a pod", process::forget_children())?;
-    let mut command = part(PAUSE, &arguments.data_dir);
+    let mut command = part(OWN_PROGRAM, PAUSE, &arguments.data_dir);
     command.arg("--pod").arg(&arguments.pod).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let mut pause = command.spawn().map_err(|source| started("the first process of a pod", &source))?;
     kernel("start a pod", process::mind_children())?;
@@ -128,6 +134,8 @@ const READY: &str = "r";
 fn pause(arguments: &Arguments) -> Result<ExitCode, Error> {
     kernel("hold a pod", process::hide())?;
     kernel("hold a pod", process::seal_descriptors())?;
+    // Its own: a change of the root directory moves every process of the same mount namespace.
+    kernel("hold a pod", process::unshare_mounts())?;
     kernel("hold a pod", mount::make_private())?;
     kernel("hold a pod", mount::tmpfs(&arguments.pod, c"mode=0555,size=4k,nr_inodes=1", mount::Access::ReadOnly))?;
     kernel("hold a pod", mount::change_root(&arguments.pod))?;
@@ -147,23 +155,24 @@ fn init(arguments: &Arguments) -> Result<ExitCode, Error> {
     let status = kernel("start a container", process::adopt(arguments.status))?;
     let ready = arguments.ready.map(process::adopt).transpose();
     let ready = kernel("start a container", ready)?;
-    let failure = become_program(arguments, ready).map_or_else(|error| chain(&error), |never| match never {});
+    let failure = become_program(arguments, ready.as_ref()).map_or_else(|error| chain(&error), |never| match never {});
     drop(std::fs::File::from(status).write_all(failure.as_bytes()));
     Ok(ExitCode::FAILURE)
 }
 
 /// Returns only if something failed.
-fn become_program(arguments: &Arguments, ready: Option<OwnedFd>) -> Result<std::convert::Infallible, Error> {
+fn become_program(arguments: &Arguments, ready: Option<&OwnedFd>) -> Result<std::convert::Infallible, Error> {
     kernel("start a container", process::seal_descriptors())?;
     let spec: ContainerSpec = spec::read(&arguments.run.join(RECORD_SPEC))?;
     let filters = kernel("start a container", seccomp::container())?;
-    let pod = open(spec::read::<Recorded>(&arguments.pod.join(RECORD_SANDBOX))?.into(), "pod")?;
+    // Already in the pod's pid namespace, where the recorded numbers mean nothing.
+    let pod = kernel("start a container", PidFd::of_first())?;
     kernel("start a container", process::enter(&pod, process::SHARED))?;
     kernel("start a container", process::unshare_mounts())?;
     rootfs::build(&spec, &arguments.run.join(super::SCRATCH))?;
     kernel("start a container", process::leave_session())?;
     let mut command = program(&spec, &spec.command)?;
-    if let Some(ready) = &ready {
+    if let Some(ready) = ready {
         kernel("start a container", process::inherit(ready))?;
         command.env(crate::applets::READY_VARIABLE, ready.as_raw_fd().to_string());
     }
@@ -178,8 +187,11 @@ fn enter(arguments: &Arguments) -> Result<ExitCode, Error> {
     kernel("enter a container", process::seal_descriptors())?;
     let spec: ContainerSpec = spec::read(&arguments.run.join(RECORD_SPEC))?;
     let filters = kernel("enter a container", seccomp::container())?;
-    let container = open(spec::read::<Recorded>(&arguments.run.join(RECORD_STATE))?.into(), "container")?;
-    kernel("enter a container", process::enter(&container, process::SHARED | Namespaces::PROCESS_ID | Namespaces::MOUNT))?;
+    let container = open(spec::read::<Recorded>(&arguments.run.join(RECORD_STATE))?.into())?;
+    kernel(
+        "enter a container",
+        process::enter(&container, process::SHARED | Namespaces::PROCESS_ID | Namespaces::MOUNT),
+    )?;
     let mut command = program(&spec, &arguments.command)?;
     if arguments.tty {
         command.env("TERM", "xterm");
@@ -206,7 +218,10 @@ fn confine(spec: &ContainerSpec, filters: &seccomp::Filters) -> Result<(), Error
 
 fn program(spec: &ContainerSpec, command: &[String]) -> Result<Command, Error> {
     let Some((name, arguments)) = command.split_first() else {
-        return Err(Error::Container { doing: "run a program in a container".to_owned(), why: "no command is given".to_owned() });
+        return Err(Error::Container {
+            doing: "run a program in a container".to_owned(),
+            why: "no command is given".to_owned(),
+        });
     };
     let directory = if spec.directory.is_empty() { "/" } else { &spec.directory };
     let mut program = Command::new(name);
@@ -225,16 +240,19 @@ fn not_run(command: &[String], failure: &io::Error) -> Error {
     Error::Container { doing: format!("run `{name}`"), why }
 }
 
-fn open(id: ProcessId, what: &str) -> Result<PidFd, Error> {
-    kernel("enter a pod", id.open())?.ok_or_else(|| Error::Container {
-        doing: format!("enter a {what}"),
+fn open(id: ProcessId) -> Result<PidFd, Error> {
+    kernel("enter a container", id.open())?.ok_or_else(|| Error::Container {
+        doing: "enter a container".to_owned(),
         why: format!("its process {} has ended", id.pid),
     })
 }
 
-/// This binary as a part of a pod; nothing of the starter's environment.
-pub(super) fn part(name: &str, data_dir: &Path) -> Command {
-    let mut command = Command::new("/proc/self/exe");
+/// The running program, also when its file has been replaced since.
+pub(super) const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// A program as a part of a pod; nothing of the starter's environment.
+pub(super) fn part(program: impl AsRef<std::ffi::OsStr>, name: &str, data_dir: &Path) -> Command {
+    let mut command = Command::new(program);
     command.arg0("tidegate").arg(name).arg("--data-dir").arg(data_dir).env_clear().current_dir("/");
     command
 }

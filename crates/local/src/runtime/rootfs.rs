@@ -38,8 +38,18 @@ const DIRECTORIES: [(&str, u32); 14] = [
 
 /// Of the process table: what speaks of the machine rather than of processes, hidden (files, directories).
 const HIDDEN: [&str; 12] = [
-    "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/kmsg", "/proc/kallsyms", "/proc/latency_stats",
-    "/proc/sched_debug", "/proc/sysrq-trigger", "/proc/timer_list", "/proc/timer_stats", "/proc/acpi", "/proc/scsi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/key-users",
+    "/proc/kmsg",
+    "/proc/kallsyms",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/acpi",
+    "/proc/scsi",
 ];
 
 /// Of the process table: what sets the machine, read-only.
@@ -167,7 +177,11 @@ fn copy_program() -> Result<(), Error> {
     directory(Path::new(APPLET_DIR), 0o755)?;
     // Through the table of this pod's processes, mounted for the purpose: the host's is out of sight.
     kernel("build a container's root", mount::proc(Path::new("/proc")))?;
-    std::fs::copy("/proc/self/exe", &target).map(drop).map_err(|source| Error::File { doing: "copy", path: target, source })
+    std::fs::copy("/proc/self/exe", &target).map(drop).map_err(|source| Error::File {
+        doing: "copy",
+        path: target,
+        source,
+    })
 }
 
 fn process_table() -> Result<(), Error> {
@@ -215,7 +229,11 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
     if let Some(parent) = path.parent() {
         directory(parent, 0o755)?;
     }
-    std::fs::write(path, text).map_err(|source| Error::File { doing: "write in a container", path: path.to_owned(), source })
+    std::fs::write(path, text).map_err(|source| Error::File {
+        doing: "write in a container",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn link(path: &Path, target: &Path) -> Result<(), Error> {

@@ -15,7 +15,7 @@ use linux::process::{self, Namespaces};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 
-use super::inside::{Arguments, kernel, open_log, part, started};
+use super::inside::{Arguments, OWN_PROGRAM, kernel, open_log, part, started};
 use super::spec::{self, ContainerSpec, Exit, Recorded};
 use super::{INIT, RECORD_EXIT, RECORD_SANDBOX, RECORD_SPEC, RECORD_STATE};
 use crate::Error;
@@ -53,7 +53,11 @@ pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Error> {
     }
     drop(writeln!(io::stdout(), "{STARTED}"));
     let status = pump(&mut program, &mut log, family)?;
-    let exit = Exit { code: super::inside::code_of(status), signal: status.signal(), finished: jiff::Timestamp::now() };
+    let exit = Exit {
+        code: super::inside::code_of(status),
+        signal: status.signal(),
+        finished_ms: jiff::Timestamp::now().as_millisecond(),
+    };
     spec::write(&arguments.run.join(RECORD_EXIT), &exit)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -65,7 +69,7 @@ fn start(arguments: &Arguments, container: &ContainerSpec) -> Result<Child, Erro
     let failed = |source: io::Error| started("a container", &source);
     let (mut status, told) = io::pipe().map_err(failed)?;
     let (ready, tells) = io::pipe().map_err(failed)?;
-    let mut command = part(INIT, &arguments.data_dir);
+    let mut command = part(OWN_PROGRAM, INIT, &arguments.data_dir);
     command.arg("--pod").arg(&arguments.pod).arg("--run").arg(&arguments.run);
     command.arg("--status").arg(told.as_raw_fd().to_string());
     kernel("start a container", process::inherit(&told))?;
@@ -97,7 +101,8 @@ fn await_ready(ready: &io::PipeReader, program: &Child) -> Result<(), Error> {
     let until = Instant::now() + READY_BOUND;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let left = Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(0), tv_nsec: i64::from(left.subsec_nanos()) };
+        let left =
+            Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(0), tv_nsec: i64::from(left.subsec_nanos()) };
         let mut polled = [PollFd::new(ready, PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
         match rustix::event::poll(&mut polled, Some(&left)) {
             Err(rustix::io::Errno::INTR) => {}
@@ -169,11 +174,16 @@ fn mount_namespace(pid: u32) -> Option<Family> {
 
 /// Ends what the program left behind.
 fn sweep(family: Option<Family>) -> Result<(), Error> {
-    let Some(family) = family.filter(|family| mount_namespace(std::process::id()) != Some(*family)) else { return Ok(()) };
+    let Some(family) = family.filter(|family| mount_namespace(std::process::id()) != Some(*family)) else {
+        return Ok(());
+    };
     for _ in 0..SWEEPS_MAX {
         let mut found = false;
-        let listed = std::fs::read_dir("/proc")
-            .map_err(|source| Error::File { doing: "list", path: PathBuf::from("/proc"), source })?;
+        let listed = std::fs::read_dir("/proc").map_err(|source| Error::File {
+            doing: "list",
+            path: PathBuf::from("/proc"),
+            source,
+        })?;
         for pid in listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
             let Some(id) = ProcessId::of(pid) else { continue };
             if mount_namespace(pid) != Some(family) {
@@ -224,7 +234,8 @@ impl Stream {
             let piece: Vec<u8> = self.rest.drain(..self.rest.len().min(PIECE_MAX)).collect();
             entry(&mut lines, now, self.name, "P", &piece);
         }
-        log.append(&lines)?;
+        // A full disk must not end the container: what cannot be written is lost, as it is for any container.
+        drop(log.append(&lines));
         Ok(length > 0)
     }
 }

@@ -98,8 +98,15 @@ pub struct Exit {
     pub code: i32,
     /// The signal that ended it.
     pub signal: Option<i32>,
+    /// When, in milliseconds since 1970.
+    pub finished_ms: i64,
+}
+
+impl Exit {
     /// When.
-    pub finished: jiff::Timestamp,
+    pub fn finished(&self) -> jiff::Timestamp {
+        jiff::Timestamp::from_millisecond(self.finished_ms).unwrap_or_default()
+    }
 }
 
 /// Reads a record.

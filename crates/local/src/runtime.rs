@@ -1,0 +1,283 @@
+//! Containers of pods, without a container engine: one process holds a pod's namespaces, each run of a container has a
+//! parent that keeps its log and its exit, and all of them outlive the daemon. Everything recorded lies below
+//! `<run dir>/pods/<uid>`.
+//!
+//! Not here: which container is to run when (`kubelet`), network namespaces (`node`), images.
+
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use linux::pidfd::ProcessId;
+use rustix::process::Signal;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt};
+use tokio::process::Child;
+
+use crate::Error;
+
+pub mod exec;
+mod inside;
+pub mod logs;
+mod rootfs;
+mod shim;
+pub mod spec;
+
+use spec::{ContainerSpec, Exit, Recorded};
+
+const SANDBOX: &str = "pod-sandbox";
+const PAUSE: &str = "pod-pause";
+const SHIM: &str = "pod-shim";
+const INIT: &str = "pod-init";
+const ENTER: &str = "pod-enter";
+
+/// Records of a pod and of one run of a container.
+const RECORD_SANDBOX: &str = "sandbox.json";
+const RECORD_SPEC: &str = "spec.json";
+const RECORD_STATE: &str = "state.json";
+const RECORD_EXIT: &str = "exit.json";
+/// The empty directory that a container's root is built on, in a mount namespace of its own.
+const SCRATCH: &str = "root";
+
+/// How long a killed process may take to be gone: the kernel frees the memory of a pod in well under a second.
+const END_BOUND: Duration = Duration::from_secs(10);
+
+/// Longest complaint of a part of a pod that is passed on.
+const COMPLAINT_MAX: u64 = 4096;
+
+/// Runs this process as a hidden part of a pod or as an applet, if its name or first argument says so.
+pub(crate) fn part(name: &str, arguments: Vec<String>) -> Option<ExitCode> {
+    inside::entry(name, arguments)
+}
+
+/// Where the pods of one mesh live.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    data_dir: PathBuf,
+    run_dir: PathBuf,
+    program: PathBuf,
+}
+
+/// The namespaces of a running pod. Dropping it ends nothing.
+#[derive(Debug)]
+pub struct Sandbox {
+    parent: Child,
+    first: ProcessId,
+    directory: PathBuf,
+}
+
+/// One run of a container. Dropping it ends nothing.
+#[derive(Debug)]
+pub struct Running {
+    parent: Child,
+    directory: PathBuf,
+}
+
+impl Runtime {
+    /// The pods of the mesh with this data directory; records below `run_dir`.
+    pub fn new(data_dir: &Path, run_dir: &Path) -> Self {
+        Self { data_dir: data_dir.to_owned(), run_dir: run_dir.to_owned(), program: inside::OWN_PROGRAM.into() }
+    }
+
+    /// The same with another program than the running one as the parts of pods; its `main` must call
+    /// [`crate::entry`]. For tests, whose own program cannot.
+    #[must_use]
+    pub fn with_program(mut self, program: &Path) -> Self {
+        program.clone_into(&mut self.program);
+        self
+    }
+
+    /// Where the mesh keeps what must last.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    fn part(&self, name: &str) -> std::process::Command {
+        inside::part(&self.program, name, &self.data_dir)
+    }
+
+    /// The directory of a pod's records.
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        pods(&self.run_dir).join(uid)
+    }
+
+    /// Starts a pod in the network namespace pinned at `netns`: its other namespaces, and the process that holds them.
+    pub async fn start_sandbox(&self, uid: &str, netns: &Path, host_name: &str) -> Result<Sandbox, Error> {
+        let directory = self.pod_dir(uid);
+        make_directory(&directory)?;
+        let mut command = self.part(SANDBOX);
+        command.arg("--pod").arg(&directory).arg("--netns").arg(netns).arg("--host-name").arg(host_name);
+        let parent = begin(command, "a pod").await?;
+        let first = spec::read::<Recorded>(&directory.join(RECORD_SANDBOX))?.into();
+        Ok(Sandbox { parent, first, directory })
+    }
+
+    /// Runs a container in a pod: the `attempt`th run of that name. Returns when its program runs, and serves if it
+    /// says so.
+    pub async fn start_container(
+        &self,
+        sandbox: &Sandbox,
+        name: &str,
+        attempt: u32,
+        spec: &ContainerSpec,
+    ) -> Result<Running, Error> {
+        let directory = sandbox.directory.join(name).join(attempt.to_string());
+        make_directory(&directory.join(SCRATCH))?;
+        spec::write(&directory.join(RECORD_SPEC), spec)?;
+        let mut command = self.part(SHIM);
+        command.arg("--pod").arg(&sandbox.directory).arg("--run").arg(&directory);
+        let parent = begin(command, "a container").await?;
+        Ok(Running { parent, directory })
+    }
+
+    /// Ends every process and removes every record of this mesh's pods.
+    pub fn remove_all(&self) -> Result<(), Error> {
+        remove_all(&self.run_dir, &self.data_dir)
+    }
+}
+
+impl Sandbox {
+    /// Ends all processes of the pod and removes its records.
+    pub async fn stop(mut self) -> Result<(), Error> {
+        if let Some(first) = open(self.first)? {
+            inside::kernel("end a pod", first.signal(Signal::KILL))?;
+        }
+        // The parent ends when the first process has; the kernel lets that be reaped after all others.
+        self.parent.wait().await.map_err(|source| inside::started("the end of a pod", &source))?;
+        remove_directory(&self.directory)
+    }
+
+    /// Returns when the pod has ended without being told to.
+    pub async fn ended(&mut self) {
+        drop(self.parent.wait().await);
+    }
+}
+
+impl Running {
+    /// Waits for the end of the program, of all that it left behind, and of its output.
+    pub async fn wait(&mut self) -> Result<Exit, Error> {
+        self.parent.wait().await.map_err(|source| inside::started("the end of a container", &source))?;
+        spec::read(&self.directory.join(RECORD_EXIT))
+    }
+
+    /// Sends the program a signal; `false` if it has ended.
+    pub fn signal(&self, signal: Signal) -> Result<bool, Error> {
+        let state: Recorded = spec::read(&self.directory.join(RECORD_STATE))?;
+        match open(state.into())? {
+            Some(process) => inside::kernel("signal a container", process.signal(signal)),
+            None => Ok(false),
+        }
+    }
+
+    /// Where this run's records are: what `exec` needs.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+/// Ends every process of the mesh's pods and removes their records, with or without a daemon.
+///
+/// Ours are: the first process of each recorded pod, by number and start time, with which the kernel ends the whole
+/// pod; and parents of pods and containers, by their arguments, which name the data directory.
+pub fn remove_all(run_dir: &Path, data_dir: &Path) -> Result<(), Error> {
+    let directory = pods(run_dir);
+    let recorded = match std::fs::read_dir(&directory) {
+        Ok(listed) => listed.flatten().map(|entry| entry.path()).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => return Err(Error::File { doing: "list", path: directory, source }),
+    };
+    let mut ours: Vec<ProcessId> = recorded
+        .iter()
+        .filter_map(|pod| spec::read::<Recorded>(&pod.join(RECORD_SANDBOX)).ok().map(ProcessId::from))
+        .collect();
+    ours.extend(parts(data_dir)?);
+    let handles: Vec<_> = ours.into_iter().map(open).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    for process in &handles {
+        inside::kernel("end a pod", process.signal(Signal::KILL))?;
+    }
+    for process in &handles {
+        if !inside::kernel("end a pod", process.wait_end(END_BOUND))? {
+            return Err(Error::Container {
+                doing: "end a pod".to_owned(),
+                why: format!("a killed process lives on after {} s; see `ps` for its state", END_BOUND.as_secs()),
+            });
+        }
+    }
+    if directory.exists() { remove_directory(&directory) } else { Ok(()) }
+}
+
+/// The parts of pods whose arguments name this data directory and that run as the caller's user.
+fn parts(data_dir: &Path) -> Result<Vec<ProcessId>, Error> {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::MetadataExt;
+    let listed =
+        std::fs::read_dir("/proc").map_err(|source| Error::File { doing: "list", path: "/proc".into(), source })?;
+    let user = rustix::process::geteuid().as_raw();
+    let mut found = Vec::new();
+    for entry in listed.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // Identity first: arguments read afterwards are of this process, or it is gone and will not be found by it.
+        let Some(id) = ProcessId::of(pid) else { continue };
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        let mut arguments = line.split(|&byte| byte == 0).skip(1);
+        let is_part = arguments
+            .next()
+            .is_some_and(|name| [SANDBOX, PAUSE, SHIM, INIT, ENTER].iter().any(|part| part.as_bytes() == name));
+        let is_ours =
+            arguments.next() == Some(b"--data-dir") && arguments.next() == Some(data_dir.as_os_str().as_bytes());
+        let is_own = std::fs::metadata(entry.path()).is_ok_and(|process| process.uid() == user);
+        if is_part && is_ours && (is_own || user == 0) {
+            found.push(id);
+        }
+    }
+    Ok(found)
+}
+
+fn pods(run_dir: &Path) -> PathBuf {
+    run_dir.join("pods")
+}
+
+/// Starts a part of a pod and waits for its word that all is well.
+async fn begin(command: std::process::Command, what: &str) -> Result<Child, Error> {
+    let mut command = tokio::process::Command::from(command);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let failed = |source: io::Error| inside::started(what, &source);
+    let mut child = command.spawn().map_err(failed)?;
+    let mut word = String::new();
+    if let Some(output) = child.stdout.take() {
+        tokio::io::BufReader::new(output).read_line(&mut word).await.map_err(failed)?;
+    }
+    if !word.is_empty() {
+        return Ok(child);
+    }
+    let mut complaint = String::new();
+    if let Some(errors) = child.stderr.take() {
+        errors.take(COMPLAINT_MAX).read_to_string(&mut complaint).await.map_err(failed)?;
+    }
+    child.wait().await.map_err(failed)?;
+    Err(Error::Container { doing: format!("start {what}"), why: complaint.trim_end().to_owned() })
+}
+
+fn open(id: ProcessId) -> Result<Option<linux::pidfd::PidFd>, Error> {
+    inside::kernel("find a process of a pod", id.open())
+}
+
+fn make_directory(path: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(path).map_err(|source| Error::File { doing: "make", path: path.to_owned(), source })
+}
+
+fn remove_directory(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(Error::File { doing: "remove", path: path.to_owned(), source }),
+    }
+}
+
+/// Lines of a file, for the readers of logs.
+fn lines(file: std::fs::File) -> impl Iterator<Item = Vec<u8>> {
+    BufReader::new(file).split(b'\n').map_while(Result::ok)
+}

@@ -1,0 +1,368 @@
+//! Pods and containers as processes, seen from outside and from an attacker inside. Needs root.
+#![cfg(test)]
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use linux::netns::NetNs;
+use local::runtime::exec::Command;
+use local::runtime::spec::{ContainerSpec, Exit, File, Mount};
+use local::runtime::{Runtime, Sandbox, remove_all};
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// A whole test may take this long on a busy machine; it only bounds a hang.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// The program whose `main` is `local::entry`.
+fn program() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    own.parent().and_then(Path::parent).unwrap().join("examples/pod_parts")
+}
+
+struct Place {
+    directory: tempfile::TempDir,
+    runtime: Runtime,
+    netns: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("tidegate-runtime").tempdir().unwrap();
+        let (data, run) = (directory.path().join("data"), directory.path().join("run"));
+        std::fs::create_dir_all(&data).unwrap();
+        std::fs::create_dir_all(&run).unwrap();
+        let netns = run.join("net");
+        let namespace = NetNs::create().unwrap();
+        namespace.pin(&netns).unwrap();
+        let mut network = linux::route::Router::open_in(&namespace).unwrap();
+        let lo = network.link("lo").unwrap().unwrap().index;
+        network.set_up(lo).unwrap();
+        let runtime = Runtime::new(&data, &run).with_program(&program());
+        Self { directory, runtime, netns }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    async fn sandbox(&self) -> Sandbox {
+        self.runtime.start_sandbox("pod-1", &self.netns, "host-of-pod").await.unwrap()
+    }
+
+    fn shell(&self, script: &str) -> ContainerSpec {
+        ContainerSpec {
+            command: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            environment: vec![("PATH".into(), "/.tidegate/bin:/usr/bin:/usr/sbin:/bin".into())],
+            files: vec![File { path: "/etc/hosts".into(), text: "127.0.0.1 localhost\n::1 localhost\n".into() }],
+            capabilities: linux::caps::CONTAINER.map(|(name, _)| name.to_owned()).to_vec(),
+            applets: vec!["nc".into(), "tcp-echo".into()],
+            log: self.path("data/logs/c/0.log"),
+            ..ContainerSpec::default()
+        }
+    }
+
+    /// Runs a container to its end; its exit and what it printed.
+    async fn run(&self, sandbox: &Sandbox, name: &str, spec: &ContainerSpec) -> (Exit, String) {
+        let spec = ContainerSpec { log: self.path(&format!("data/logs/{name}/0.log")), ..spec.clone() };
+        let mut running = self.runtime.start_container(sandbox, name, 0, &spec).await.unwrap();
+        let exit = tokio::time::timeout(BOUND, running.wait()).await.unwrap().unwrap();
+        let log = local::runtime::logs::read(&spec.log, local::runtime::logs::Selection::default());
+        (exit, String::from_utf8_lossy(&log).into_owned())
+    }
+
+    async fn exec(&self, run: &Path, command: &[&str], input: Option<&[u8]>, tty: bool) -> (i32, String, String) {
+        let command =
+            Command { command: command.iter().map(|&word| word.to_owned()).collect(), stdin: input.is_some(), tty };
+        let mut session = self.runtime.exec(run, &command).unwrap();
+        if let Some(input) = input {
+            let mut stdin = session.stdin.take().unwrap();
+            stdin.write_all(input).await.unwrap();
+            stdin.shutdown().await.unwrap();
+        }
+        let (mut output, mut errors) = (String::new(), String::new());
+        let both = async {
+            session.stdout.read_to_string(&mut output).await.unwrap();
+            if let Some(mut stderr) = session.stderr.take() {
+                stderr.read_to_string(&mut errors).await.unwrap();
+            }
+            session.exit.await.unwrap()
+        };
+        let code = tokio::time::timeout(BOUND, both).await.unwrap();
+        (code, output, errors)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.runtime.remove_all().unwrap();
+        linux::netns::unpin(&self.netns).unwrap();
+        assert_eq!(mine(self.directory.path()), Vec::<String>::new(), "processes are left");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.directory.path().to_str().unwrap()), "mounts are left:\n{mounts}");
+    }
+}
+
+/// Arguments of the processes that speak of a directory in their arguments or environment; zombies have neither.
+fn mine(directory: &Path) -> Vec<String> {
+    let needle = directory.to_str().unwrap();
+    let read = |pid: &str, what: &str| std::fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default();
+    let listed = std::fs::read_dir("/proc").unwrap().flatten();
+    listed
+        .filter_map(|entry| entry.file_name().into_string().ok().filter(|name| name.parse::<u32>().is_ok()))
+        .filter(|pid| pid.parse() != Ok(std::process::id()))
+        .map(|pid| String::from_utf8_lossy(&[read(&pid, "cmdline"), read(&pid, "environ")].concat()).into_owned())
+        .filter(|text| text.contains(needle))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_codes_signals_and_output_are_true() {
+    let place = Place::new();
+    let sandbox = place.sandbox().await;
+    let (exit, log) = place.run(&sandbox, "three", &place.shell("echo out; echo err >&2; exit 3")).await;
+    assert_eq!((exit.code, exit.signal), (3, None));
+    assert!(log.contains("out\n") && log.contains("err\n"), "{log}");
+    let (exit, _) = place.run(&sandbox, "killed", &place.shell("kill -9 $$")).await;
+    assert_eq!((exit.code, exit.signal), (137, Some(9)));
+    // What a container leaves behind ends with it, also when it holds the output.
+    let (exit, _) = place.run(&sandbox, "leaves", &place.shell("sleep 1000 & exit 0")).await;
+    assert_eq!(exit.code, 0);
+    let mut absent = place.shell("");
+    absent.command = vec!["no-such-program".into()];
+    let why = place.runtime.start_container(&sandbox, "absent", 0, &absent).await.unwrap_err().to_string();
+    assert!(why.contains("executable file not found in $PATH"), "{why}");
+    sandbox.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_sees_its_own_namespaces_and_files_only() {
+    let place = Place::new();
+    let canary = "canary-7c1f";
+    let secret = place.path("data/secret");
+    std::fs::write(&secret, canary).unwrap();
+    std::fs::create_dir(place.path("volume")).unwrap();
+    let sandbox = place.sandbox().await;
+    let mut spec = place.shell(
+        "hostname; echo pid1: $(cat /proc/1/comm); ls /proc | grep -c '^[0-9]'; cat /etc/greeting; \
+         cat /volume/in; echo more > /volume/out; echo x > /frozen/out; ls -A /root /home /opt /srv /var/log; \
+         cat /proc/self/status | grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:'; id -u; ls /proc/self/fd | wc -l; \
+         echo x > /usr/x; echo x > /proc/sys/kernel/hostname; ls /sys; mknod /tmp/d b 254 0;",
+    );
+    std::fs::write(place.path("volume/in"), "volume\n").unwrap();
+    spec.files = vec![File { path: "/etc/greeting".into(), text: "hello\n".into() }];
+    spec.mounts = vec![
+        Mount { source: place.path("volume"), target: "/volume".into(), read_only: false },
+        Mount { source: place.path("volume"), target: "/frozen".into(), read_only: true },
+    ];
+    let (_, log) = place.run(&sandbox, "c", &spec).await;
+    assert!(log.starts_with("host-of-pod\n"), "{log}");
+    assert!(log.contains("pid1: exe\n"), "{log}");
+    assert!(log.contains("hello\nvolume\n"), "{log}");
+    assert!(log.contains("NoNewPrivs:\t1") && log.contains("Seccomp:\t2"), "{log}");
+    assert!(log.contains("CapBnd:\t00000000000005fb") && log.contains("CapEff:\t00000000000005fb"), "{log}");
+    assert_eq!(log.matches("Read-only file system").count(), 3, "/frozen, /usr, /proc/sys: {log}");
+    assert!(log.contains("/tmp/d: Operation not permitted"), "{log}");
+    assert_eq!(std::fs::read_to_string(place.path("volume/out")).unwrap(), "more\n");
+    // Nothing but the volumes and /usr is of the host; user 0 may look everywhere and finds no canary.
+    let hosts = ["root", "home", "etc", "var", "run", "srv", "opt", "tmp"];
+    let canaries: Vec<PathBuf> = hosts
+        .iter()
+        .map(|name| Path::new("/").join(name).join(format!("tg-{canary}-{}", std::process::id())))
+        .collect();
+    for path in &canaries {
+        std::fs::write(path, canary).unwrap();
+    }
+    let search = format!(
+        "grep -rls {canary} / --exclude-dir=usr --exclude-dir=proc --exclude-dir=dev; \
+         for p in /proc/[0-9]*; do ls $p/root/ $p/cwd/ 2>/dev/null; cat $p/environ 2>/dev/null | tr '\\0' '\\n' | grep {canary}; done; \
+         cat /proc/1/root/etc/passwd; ls -l /proc/1/exe; ls /proc/1/fd; cat /proc/1/maps; true"
+    );
+    let (exit, log) = place.run(&sandbox, "search", &place.shell(&search.replace(canary, "canary-7[c]1f"))).await;
+    for path in &canaries {
+        std::fs::remove_file(path).unwrap();
+    }
+    assert_eq!(exit.code, 0);
+    assert!(!log.contains("tg-canary") && !log.contains("secret"), "{log}");
+    assert!(log.matches("Permission denied").count() >= 4, "process 1 is closed: {log}");
+    sandbox.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn user_0_in_a_pod_gains_nothing() {
+    let place = Place::new();
+    let sandbox = place.sandbox().await;
+    let attempts = [
+        "unshare -U true",
+        "unshare -n true",
+        "unshare -Ur true",
+        "mount -t tmpfs x /mnt",
+        "mount -o remount,rw /usr",
+        "umount /proc",
+        "nsenter -t 1 -m true",
+        "chroot / true",
+        "ip link add d0 type dummy",
+        "hostname other",
+        "dmesg",
+        "date -s 2000-01-01",
+        "strace -p 1",
+        "cat /proc/kcore",
+        "cat /proc/1/environ",
+        "sysctl -w kernel.panic=1",
+        "python3 -c 'import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW)'",
+        "python3 -c 'import socket; socket.socket(socket.AF_INET, socket.SOCK_RAW, 6)'",
+        "python3 -c 'import socket; socket.socket(40, 1)'",
+        "python3 -c 'import socket; s=socket.socket(); s.setsockopt(1, 36, 7)'",
+        "python3 -c 'import ctypes,sys; sys.exit(0 if ctypes.CDLL(None).syscall(425, 8, 0) >= 0 else 1)'",
+        // The x32 interface's `unshare`, a new user namespace by clone3.
+        "python3 -c 'import ctypes,sys; sys.exit(0 if ctypes.CDLL(None).syscall(0x40000000 + 272, 0x10000000) == 0 else 1)'",
+        "python3 -c 'import ctypes,sys; sys.exit(0 if ctypes.CDLL(None, use_errno=True).syscall(435, 0, 0) >= 0 or ctypes.get_errno() != 38 else 1)'",
+    ];
+    let script: Vec<String> = attempts
+        .iter()
+        .enumerate()
+        .map(|(index, attempt)| format!("{attempt} >/dev/null 2>&1 && echo gained {index}; "))
+        .collect();
+    let script = script.concat();
+    let (exit, log) =
+        place.run(&sandbox, "attacker", &place.shell(&format!("{script} echo control; true && echo works"))).await;
+    assert_eq!((exit.code, log.as_str()), (0, "control\nworks\n"));
+    sandbox.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_holds_no_capability() {
+    let place = Place::new();
+    let sandbox = place.sandbox().await;
+    let mut spec = place.shell("id -u; id -g; id -G; grep -E 'CapEff|CapPrm|CapInh|CapAmb' /proc/self/status; touch /x; echo ok > /tmp/x && cat /tmp/x");
+    spec.user = 1337;
+    spec.group = 1338;
+    spec.more_groups = vec![2000];
+    spec.directory = "/tmp".into();
+    let (_, log) = place.run(&sandbox, "c", &spec).await;
+    assert!(log.starts_with("1337\n1338\n1338 2000\n"), "{log}");
+    assert_eq!(log.matches("\t0000000000000000\n").count(), 4, "{log}");
+    assert!(log.contains("cannot touch '/x'") && log.ends_with("ok\n"), "{log}");
+    let mut frozen = place.shell("echo x > /x");
+    frozen.read_only_root = true;
+    let (_, log) = place.run(&sandbox, "frozen", &frozen).await;
+    assert!(log.contains("Read-only file system"), "{log}");
+    sandbox.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exec_has_what_the_container_has_and_its_exit_code() {
+    let place = Place::new();
+    let sandbox = place.sandbox().await;
+    let mut running =
+        place.runtime.start_container(&sandbox, "c", 0, &place.shell("echo up; exec sleep 1000")).await.unwrap();
+    let run = running.directory().to_owned();
+    assert_eq!(
+        place.exec(&run, &["cat"], Some(b"there and back"), false).await,
+        (0, "there and back".into(), String::new())
+    );
+    let (code, output, errors) = place.exec(&run, &["sh", "-c", "echo o; echo e >&2; exit 7"], None, false).await;
+    assert_eq!((code, output.as_str(), errors.as_str()), (7, "o\n", "e\n"));
+    assert_eq!(place.exec(&run, &["sh", "-c", "kill -15 $$"], None, false).await.0, 143);
+    let (code, _, errors) = place.exec(&run, &["absent"], None, false).await;
+    assert_eq!(code, 127);
+    assert!(errors.contains("executable file not found in $PATH"), "{errors}");
+    let look = "grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; hostname; unshare -U true; readlink /proc/self/ns/pid /proc/self/ns/mnt; tr '\\0' ' ' < /proc/1/cmdline; ls /proc | grep -c '^[0-9]'";
+    let (_, output, errors) = place.exec(&run, &["sh", "-c", look], None, false).await;
+    assert!(output.contains("00000000000005fb\nNoNewPrivs:\t1\nSeccomp:\t2\nhost-of-pod\n"), "{output}{errors}");
+    assert!(errors.contains("Operation not permitted"), "{errors}");
+    // A terminal: its size is what it was set to, and input is echoed.
+    let wanted = Command {
+        command: ["sh", "-c", "read x; stty size; tty -s && echo terminal $x"].map(str::to_owned).to_vec(),
+        stdin: true,
+        tty: true,
+    };
+    let mut session = place.runtime.exec(&run, &wanted).unwrap();
+    session.terminal.as_ref().unwrap().resize(101, 33).unwrap();
+    session.stdin.as_mut().unwrap().write_all(b"typed\n").await.unwrap();
+    let mut output = String::new();
+    tokio::time::timeout(BOUND, session.stdout.read_to_string(&mut output)).await.unwrap().unwrap();
+    assert!(output.contains("33 101\r\nterminal typed"), "{output}");
+    assert_eq!(session.exit.await.unwrap(), 0);
+    assert!(running.signal(Signal::TERM).unwrap());
+    assert_eq!(running.wait().await.unwrap().signal, Some(15));
+    let (code, _, errors) = place.exec(&run, &["true"], None, false).await;
+    assert_eq!(code, 1, "{errors}");
+    assert!(errors.contains("has ended"), "{errors}");
+    sandbox.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_applets_serve_as_soon_as_they_count_as_started() {
+    let place = Place::new();
+    let sandbox = place.sandbox().await;
+    let mut server = place.shell("");
+    server.command = ["tcp-echo", "9000,9001", "hello"].map(str::to_owned).to_vec();
+    server.tells_ready = true;
+    let running = place.runtime.start_container(&sandbox, "server", 0, &server).await.unwrap();
+    let run = running.directory().to_owned();
+    for (input, answer) in [
+        ("port 9000\n", "hello port 9000\n"),
+        ("a\nb\n", "hello a\nhello b\n"),
+        ("tail", ""),
+        ("a\ntail", "hello a\n"),
+        ("", ""),
+    ] {
+        for host in ["127.0.0.1", "::1", "localhost"] {
+            let (code, output, errors) = place.exec(&run, &["nc", host, "9001"], Some(input.as_bytes()), false).await;
+            assert_eq!((code, output.as_str(), errors.as_str()), (0, answer, ""), "{host} {input:?}");
+        }
+    }
+    let (code, output, errors) = place.exec(&run, &["nc", "127.0.0.1", "9009"], Some(b"x\n"), false).await;
+    assert_eq!((code, output.as_str()), (1, ""));
+    assert_eq!(errors, "nc: can't connect to remote host (127.0.0.1): Connection refused\n");
+    assert_eq!(place.exec(&run, &["nc", "-z", "-w", "2", "127.0.0.1", "9000"], None, false).await.0, 0);
+    assert_eq!(place.exec(&run, &["nc", "-x", "h", "1"], None, false).await.0, 1);
+    sandbox.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_ends_without_the_daemon_and_nothing_else_does() {
+    let place = Place::new();
+    let other = Place::new();
+    let stranger = other.sandbox().await;
+    let living = other.runtime.start_container(&stranger, "c", 0, &other.shell("sleep 1000")).await.unwrap();
+    {
+        let sandbox = place.sandbox().await;
+        let running =
+            place.runtime.start_container(&sandbox, "c", 0, &place.shell("sleep 1000 & sleep 1000")).await.unwrap();
+        drop((sandbox, running));
+    }
+    let (data, run) = (place.path("data"), place.path("run"));
+    assert!(mine(&data).len() >= 3, "the pod lives on");
+    // Also when the records are gone.
+    std::fs::remove_dir_all(run.join("pods")).unwrap();
+    remove_all(&run, &data).unwrap();
+    assert_eq!(mine(&data), Vec::<String>::new());
+    remove_all(&run, &data).unwrap();
+    assert!(living.signal(Signal::CONT).unwrap(), "another mesh's pod lives on");
+    stranger.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_starts_quickly() {
+    let place = Place::new();
+    let mut times = Vec::new();
+    for round in 0..20 {
+        let begin = Instant::now();
+        let sandbox = place.runtime.start_sandbox(&format!("pod-{round}"), &place.netns, "h").await.unwrap();
+        let mut server = place.shell("");
+        server.command = ["tcp-echo", "9000", "hello"].map(str::to_owned).to_vec();
+        server.tells_ready = true;
+        let running = place.runtime.start_container(&sandbox, "c", 0, &server).await.unwrap();
+        let started = begin.elapsed();
+        let again = Instant::now();
+        assert_eq!(place.exec(running.directory(), &["true"], None, false).await.0, 0);
+        times.push((started, again.elapsed()));
+        sandbox.stop().await.unwrap();
+    }
+    times.sort();
+    println!("start (serving) median {:?} worst {:?}", times[10].0, times[19].0);
+    times.sort_by_key(|time| time.1);
+    println!("exec median {:?} worst {:?}", times[10].1, times[19].1);
+}
