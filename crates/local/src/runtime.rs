@@ -35,6 +35,7 @@ const ENTER: &str = "pod-enter";
 const RECORD_SANDBOX: &str = "sandbox.json";
 const RECORD_SPEC: &str = "spec.json";
 const RECORD_STATE: &str = "state.json";
+const RECORD_SHIM: &str = "shim.json";
 const RECORD_EXIT: &str = "exit.json";
 /// The empty directory that a container's root is built on, in a mount namespace of its own.
 const SCRATCH: &str = "root";
@@ -127,6 +128,9 @@ impl Runtime {
         let mut command = self.part(SHIM);
         command.arg("--pod").arg(&sandbox.directory).arg("--run").arg(&directory);
         let parent = begin(command, "a container").await?;
+        if let Some(id) = parent.id().and_then(ProcessId::of) {
+            spec::write(&directory.join(RECORD_SHIM), &Recorded::from(id))?;
+        }
         Ok(Running { parent, directory })
     }
 
@@ -144,6 +148,10 @@ impl Sandbox {
         }
         // The parent ends when the first process has; the kernel lets that be reaped after all others.
         self.parent.wait().await.map_err(|source| inside::started("the end of a pod", &source))?;
+        // Parents of containers still write what they have to; then nobody touches the records any more.
+        let shims = shims(&self.directory);
+        let waited = tokio::task::spawn_blocking(move || shims.into_iter().try_for_each(await_end)).await;
+        waited.map_err(|error| inside::started("the end of a pod", &error.into()))??;
         remove_directory(&self.directory)
     }
 
@@ -195,14 +203,7 @@ pub fn remove_all(run_dir: &Path, data_dir: &Path) -> Result<(), Error> {
     for process in &handles {
         inside::kernel("end a pod", process.signal(Signal::KILL))?;
     }
-    for process in &handles {
-        if !inside::kernel("end a pod", process.wait_end(END_BOUND))? {
-            return Err(Error::Container {
-                doing: "end a pod".to_owned(),
-                why: format!("a killed process lives on after {} s; see `ps` for its state", END_BOUND.as_secs()),
-            });
-        }
-    }
+    handles.iter().try_for_each(await_end_of)?;
     if directory.exists() { remove_directory(&directory) } else { Ok(()) }
 }
 
@@ -231,6 +232,27 @@ fn parts(data_dir: &Path) -> Result<Vec<ProcessId>, Error> {
         }
     }
     Ok(found)
+}
+
+/// The recorded parents of a pod's containers.
+fn shims(pod: &Path) -> Vec<ProcessId> {
+    let below = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let runs = below(pod).flat_map(|container| below(&container).collect::<Vec<_>>());
+    runs.filter_map(|run| spec::read::<Recorded>(&run.join(RECORD_SHIM)).ok().map(ProcessId::from)).collect()
+}
+
+fn await_end(id: ProcessId) -> Result<(), Error> {
+    open(id)?.map_or(Ok(()), |process| await_end_of(&process))
+}
+
+fn await_end_of(process: &linux::pidfd::PidFd) -> Result<(), Error> {
+    if inside::kernel("end a pod", process.wait_end(END_BOUND))? {
+        return Ok(());
+    }
+    Err(Error::Container {
+        doing: "end a pod".to_owned(),
+        why: format!("a killed process lives on after {} s; see `ps` for its state", END_BOUND.as_secs()),
+    })
 }
 
 fn pods(run_dir: &Path) -> PathBuf {

@@ -13,6 +13,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
@@ -155,13 +156,19 @@ fn init(arguments: &Arguments) -> Result<ExitCode, Error> {
     let status = kernel("start a container", process::adopt(arguments.status))?;
     let ready = arguments.ready.map(process::adopt).transpose();
     let ready = kernel("start a container", ready)?;
-    let failure = become_program(arguments, ready.as_ref()).map_or_else(|error| chain(&error), |never| match never {});
-    drop(std::fs::File::from(status).write_all(failure.as_bytes()));
+    let mut status = UnixStream::from(status);
+    let failure = become_program(arguments, &mut status, ready.as_ref())
+        .map_or_else(|error| chain(&error), |never| match never {});
+    drop(status.write_all(failure.as_bytes()));
     Ok(ExitCode::FAILURE)
 }
 
 /// Returns only if something failed.
-fn become_program(arguments: &Arguments, ready: Option<&OwnedFd>) -> Result<std::convert::Infallible, Error> {
+fn become_program(
+    arguments: &Arguments,
+    status: &mut UnixStream,
+    ready: Option<&OwnedFd>,
+) -> Result<std::convert::Infallible, Error> {
     kernel("start a container", process::seal_descriptors())?;
     let spec: ContainerSpec = spec::read(&arguments.run.join(RECORD_SPEC))?;
     let filters = kernel("start a container", seccomp::container())?;
@@ -169,6 +176,10 @@ fn become_program(arguments: &Arguments, ready: Option<&OwnedFd>) -> Result<std:
     let pod = kernel("start a container", PidFd::of_first())?;
     kernel("start a container", process::enter(&pod, process::SHARED))?;
     kernel("start a container", process::unshare_mounts())?;
+    // The shim takes hold of the new mount namespace before anything runs in it: see there.
+    let failed = |source| started("a container", &source);
+    status.write_all(shim::NAMESPACE_MADE).map_err(failed)?;
+    io::Read::read_exact(status, &mut [0]).map_err(failed)?;
     rootfs::build(&spec, &arguments.run.join(super::SCRATCH))?;
     kernel("start a container", process::leave_session())?;
     let mut command = program(&spec, &spec.command)?;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode, Stdio};
@@ -45,14 +46,13 @@ pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Error> {
         why: "its pod has ended".to_owned(),
     })?;
     kernel("start a container", process::enter(&pod, Namespaces::PROCESS_ID))?;
-    let mut program = start(arguments, &container)?;
+    let (mut program, family) = start(arguments, &container)?;
     let id = ProcessId::of(program.id());
-    let family = mount_namespace(program.id());
     if let Some(id) = id {
         spec::write(&arguments.run.join(RECORD_STATE), &Recorded::from(id))?;
     }
     drop(writeln!(io::stdout(), "{STARTED}"));
-    let status = pump(&mut program, &mut log, family)?;
+    let status = pump(&mut program, &mut log, &family)?;
     let exit = Exit {
         code: super::inside::code_of(status),
         signal: status.signal(),
@@ -65,9 +65,9 @@ pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Error> {
 /// What the shim says when the program runs, and serves if it promised to say so.
 pub(super) const STARTED: &str = "started";
 
-fn start(arguments: &Arguments, container: &ContainerSpec) -> Result<Child, Error> {
+fn start(arguments: &Arguments, container: &ContainerSpec) -> Result<(Child, Family), Error> {
     let failed = |source: io::Error| started("a container", &source);
-    let (mut status, told) = io::pipe().map_err(failed)?;
+    let (mut status, told) = UnixStream::pair().map_err(failed)?;
     let (ready, tells) = io::pipe().map_err(failed)?;
     let mut command = part(OWN_PROGRAM, INIT, &arguments.data_dir);
     command.arg("--pod").arg(&arguments.pod).arg("--run").arg(&arguments.run);
@@ -80,17 +80,21 @@ fn start(arguments: &Arguments, container: &ContainerSpec) -> Result<Child, Erro
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut program = command.spawn().map_err(failed)?;
     drop((told, tells));
-    // Ends when the program runs, which closes the pipe, or with the reason why it does not.
+    let family = hold_namespace(&mut status, &program);
+    // Nothing more when the program runs, which closes the other end, or the reason why it does not.
     let mut failure = String::new();
     status.read_to_string(&mut failure).map_err(failed)?;
-    if !failure.is_empty() {
+    let (Some(family), true) = (family, failure.is_empty()) else {
+        if let Some(errors) = &mut program.stderr {
+            errors.take(super::COMPLAINT_MAX).read_to_string(&mut failure).map_err(failed)?;
+        }
         drop(program.wait());
-        return Err(Error::Container { doing: "start a container".to_owned(), why: failure });
-    }
+        return Err(Error::Container { doing: "start a container".to_owned(), why: failure.trim_end().to_owned() });
+    };
     if container.tells_ready {
         await_ready(&ready, &program)?;
     }
-    Ok(program)
+    Ok((program, family))
 }
 
 /// Waits until the program has closed its end, has ended, or the bound is over (then it counts as started as any other
@@ -113,7 +117,7 @@ fn await_ready(ready: &io::PipeReader, program: &Child) -> Result<(), Error> {
 }
 
 /// Copies output to the log until the program has ended and nobody holds its output any more.
-fn pump(program: &mut Child, log: &mut Log, family: Option<Family>) -> Result<std::process::ExitStatus, Error> {
+fn pump(program: &mut Child, log: &mut Log, family: &Family) -> Result<std::process::ExitStatus, Error> {
     let failed = |source: io::Error| started("the log of a container", &source);
     let mut streams = [
         program.stdout.take().map(|pipe| Stream::new("stdout", std::os::fd::OwnedFd::from(pipe))),
@@ -165,18 +169,30 @@ fn poll(process: Option<&PidFd>, streams: &[Option<Stream>; 2]) -> io::Result<(b
     Ok((next(process.is_some()), [next(first.is_some()), next(second.is_some())]))
 }
 
-/// The processes of one container: those in its mount namespace, which none can leave and no other process has.
-type Family = (u64, u64);
+/// The mount namespace of one container, which none of its processes can leave and no other process has. Held open: the
+/// number of a namespace that is gone is given to the next one.
+struct Family {
+    _held: File,
+    id: (u64, u64),
+}
 
-fn mount_namespace(pid: u32) -> Option<Family> {
+/// What `pod-init` says when it has its mount namespace; it goes on when it is answered.
+pub(super) const NAMESPACE_MADE: &[u8] = b"n";
+
+fn hold_namespace(status: &mut UnixStream, program: &Child) -> Option<Family> {
+    status.read_exact(&mut [0]).ok()?;
+    let held = File::open(format!("/proc/{}/ns/mnt", program.id())).ok()?;
+    let id = held.metadata().map(|found| (found.dev(), found.ino())).ok()?;
+    status.write_all(NAMESPACE_MADE).ok()?;
+    Some(Family { _held: held, id })
+}
+
+fn mount_namespace(pid: &str) -> Option<(u64, u64)> {
     std::fs::metadata(format!("/proc/{pid}/ns/mnt")).ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// Ends what the program left behind.
-fn sweep(family: Option<Family>) -> Result<(), Error> {
-    let Some(family) = family.filter(|family| mount_namespace(std::process::id()) != Some(*family)) else {
-        return Ok(());
-    };
+fn sweep(family: &Family) -> Result<(), Error> {
     for _ in 0..SWEEPS_MAX {
         let mut found = false;
         let listed = std::fs::read_dir("/proc").map_err(|source| Error::File {
@@ -184,9 +200,13 @@ fn sweep(family: Option<Family>) -> Result<(), Error> {
             path: PathBuf::from("/proc"),
             source,
         })?;
-        for pid in listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
-            let Some(id) = ProcessId::of(pid) else { continue };
-            if mount_namespace(pid) != Some(family) {
+        for entry in listed.flatten() {
+            let name = entry.file_name();
+            let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else {
+                continue;
+            };
+            let Some(id) = pid.parse().ok().and_then(ProcessId::of) else { continue };
+            if mount_namespace(pid) != Some(family.id) {
                 continue;
             }
             if let Some(process) = kernel("end what a container left behind", id.open())? {
