@@ -272,10 +272,14 @@ async fn objects_from_creation_to_removal() {
 
 async fn pod(server: &Server, name: &str) {
     let containers = json!([{"name": "main", "image": "x"}, {"name": "other", "image": "x"}]);
+    let status = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
     let object = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name, "namespace": "default"},
-        "spec": {"nodeName": "n", "containers": containers},
-        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+        "spec": {"nodeName": "n", "containers": containers}});
     server.write(Write::Create(Object::new(object).unwrap())).await.unwrap();
+    server
+        .write(Write::PatchStatus { key: Key::namespaced("", "pods", "default", name), patch: status })
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

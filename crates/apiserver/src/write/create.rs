@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Object, Status};
+use api::{Object, Status, defaults};
 
 use super::{Manner, Target, meta, namespaces, rules};
 use crate::hooks::Operation;
@@ -27,13 +27,15 @@ pub(crate) fn create(
     let target = Target { key, version: target.kind.storage().to_owned(), ..target.clone() };
     namespaces::check_open(stage, &target.key)?;
     if namespaces::is_namespace(&target.key) {
-        namespaces::birth(&mut object);
+        namespaces::keep_label(&mut object);
     }
     if stage.get(&target.key).is_some() {
         return Err(Status::already_exists(&target.key));
     }
-    rules::fill_in(&target, None, &mut object)?;
-    let object = manner.admit(stage, &target, Operation::Create, None, object, &mut warnings)?;
+    rules::fill_in(&target, &mut object)?;
+    defaults::on_create(&mut object);
+    let mut object = manner.admit(stage, &target, Operation::Create, None, object, &mut warnings)?;
+    rules::fill_in(&target, &mut object)?;
     rules::check(&target, &manner.kinds(stage), None, &object)?;
     let object = if manner.dry_run { Arc::new(object) } else { stage.put(&target.key, object) };
     Ok(Written { object, created: true, removed: false, warnings, revision: stage.revision() })

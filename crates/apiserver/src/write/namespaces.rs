@@ -1,13 +1,9 @@
 //! The life of namespaces, as far as the server itself has to know it.
 
 use api::{Key, Object, Status};
-use serde_json::json;
 
 use super::NAMESPACES;
 use crate::store::Stage;
-
-/// The finalizer in `spec` that holds a namespace until nothing is left in it.
-const FINALIZER: &str = "kubernetes";
 
 /// Whether the key is that of a namespace.
 pub(super) fn is_namespace(key: &Key) -> bool {
@@ -25,13 +21,6 @@ pub(super) fn check_open(stage: &Stage<'_>, key: &Key) -> Result<(), Status> {
         Some(namespace) if namespace.is_deleting() => Err(Status::namespace_terminating(key)),
         Some(_) => Ok(()),
     }
-}
-
-/// What every namespace has from the start.
-pub(super) fn birth(namespace: &mut Object) {
-    keep_label(namespace);
-    namespace.set("/spec", json!({"finalizers": [FINALIZER]}));
-    namespace.set("/status", json!({"phase": "Active"}));
 }
 
 /// The label that tells the name cannot be changed or lost.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use api::kinds::{CRD_GROUP, CRD_PLURAL};
 use api::schema::{Schema, unknown_fields};
-use api::{Cause, Key, Kind, Kinds, Object, Status, names};
-use serde_json::{Value, json};
+use api::{Cause, Key, Kind, Kinds, Object, Status, defaults, validate};
+use serde_json::Value;
 
-use super::{Manner, Target, UnknownFields, now};
+use super::{Manner, Target, UnknownFields};
 
 /// Looks for fields that the kind does not have, and takes them out.
 pub(super) fn check_fields(
@@ -36,26 +36,18 @@ pub(super) fn check_fields(
 }
 
 /// Fills in what the client may leave out.
-pub(super) fn fill_in(target: &Target, old: Option<&Object>, object: &mut Object) -> Result<(), Status> {
-    if let Some(schema) = schema(target) {
-        change(object, |value| schema.default(value))?;
+pub(super) fn fill_in(target: &Target, object: &mut Object) -> Result<(), Status> {
+    defaults::apply(object);
+    match schema(target) {
+        Some(schema) => change(object, |value| schema.default(value)),
+        None => Ok(()),
     }
-    if is_definition(&target.key) && old.is_none() {
-        establish(object);
-    }
-    Ok(())
 }
 
 /// Checks the whole object before it is stored.
 pub(super) fn check(target: &Target, kinds: &Kinds, old: Option<&Object>, object: &Object) -> Result<(), Status> {
-    let mut causes = names::metadata(&target.kind, object);
-    if let Some(schema) = schema(target) {
-        causes.extend(schema.validate(object.value()));
-    }
-    if !causes.is_empty() {
-        return Err(Status::invalid(&target.kind.group, &target.kind.kind, object.name(), causes));
-    }
-    if is_definition(&target.key) { check_definition(kinds, old, object) } else { Ok(()) }
+    validate::validate(&target.kind, object, old)?;
+    if is_definition(&target.key) && old.is_none() { check_claims(kinds, object) } else { Ok(()) }
 }
 
 /// Whether the key is that of a definition of further kinds.
@@ -64,12 +56,7 @@ pub(super) fn is_definition(key: &Key) -> bool {
 }
 
 fn schema(target: &Target) -> Option<Arc<Schema>> {
-    let Kind { builtin, kind, .. } = target.kind.as_ref();
-    if *builtin {
-        Schema::builtin(&target.kind.api_version(&target.version), kind)
-    } else {
-        target.kind.version(&target.version)?.schema.clone()
-    }
+    target.kind.version(&target.version)?.schema.clone()
 }
 
 fn change<T>(object: &mut Object, change: impl FnOnce(&mut Value) -> T) -> Result<T, Status> {
@@ -79,12 +66,9 @@ fn change<T>(object: &mut Object, change: impl FnOnce(&mut Value) -> T) -> Resul
     Ok(result)
 }
 
-/// A definition must be one that can be served, and must not claim what is served already.
-fn check_definition(kinds: &Kinds, old: Option<&Object>, definition: &Object) -> Result<(), Status> {
+/// A definition must not claim what is served already.
+fn check_claims(kinds: &Kinds, definition: &Object) -> Result<(), Status> {
     let kind = Kind::from_crd(definition)?;
-    if old.is_some() {
-        return Ok(());
-    }
     let claimed = |field: &str, name: &str| {
         let cause = Cause::duplicate(field, &Value::from(name));
         Err(Status::invalid(CRD_GROUP, "CustomResourceDefinition", definition.name(), vec![cause]))
@@ -96,24 +80,4 @@ fn check_definition(kinds: &Kinds, old: Option<&Object>, definition: &Object) ->
         return claimed("spec.names.kind", &kind.kind);
     }
     Ok(())
-}
-
-/// The status of a definition, whose kind is served as soon as it is stored.
-fn establish(definition: &mut Object) {
-    let condition = |name: &str, reason: &str, message: &str| json!({"type": name, "status": "True", "lastTransitionTime": now(), "reason": reason, "message": message});
-    let versions: Vec<&Value> = definition
-        .items_at("/spec/versions")
-        .iter()
-        .filter(|version| version.get("storage") == Some(&Value::Bool(true)))
-        .filter_map(|version| version.get("name"))
-        .collect();
-    let status = json!({
-        "conditions": [
-            condition("NamesAccepted", "NoConflicts", "no conflicts found"),
-            condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
-        ],
-        "acceptedNames": definition.at("/spec/names"),
-        "storedVersions": versions,
-    });
-    definition.set("/status", status);
 }

@@ -79,8 +79,9 @@ fn change(
             meta::take_over(&mut new, old, "/spec");
         }
     }
-    rules::fill_in(target, Some(old), &mut new)?;
+    rules::fill_in(target, &mut new)?;
     let mut new = manner.admit(stage, target, Operation::Update, Some(old), new, &mut warnings)?;
+    rules::fill_in(target, &mut new)?;
     rules::check(target, &manner.kinds(stage), Some(old), &new)?;
     if meta::same(&new, old) {
         // The answer still waits for whatever made the object what it is.
