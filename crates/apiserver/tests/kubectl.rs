@@ -139,18 +139,18 @@ impl Kubectl {
         }
     }
 
-    async fn with_input(&self, line: &str, input: &str) -> Output {
+    fn command(&self, line: &str) -> Command {
         let mut command = Command::new(&self.program);
-        let words: Vec<String> =
-            line.split(' ').filter(|word| !word.is_empty()).map(|word| word.replace('~', " ")).collect();
-        command
-            .args(words)
-            .env_clear()
-            .env("HOME", self.cache.path())
-            .env("KUBECONFIG", &self.config)
-            .env("PATH", "/usr/bin:/bin");
+        let words = line.split(' ').filter(|word| !word.is_empty()).map(|word| word.replace('~', " "));
+        command.args(words).env_clear().env("HOME", self.cache.path()).env("KUBECONFIG", &self.config);
+        command.env("PATH", "/usr/bin:/bin");
         command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", if self.sockets { "true" } else { "false" });
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    async fn with_input(&self, line: &str, input: &str) -> Output {
+        let mut command = self.command(line);
         let mut child = command.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let feed = async move {
@@ -339,6 +339,120 @@ async fn waiting_and_watching() {
             waited.out,
             waited.err
         );
+    })
+    .await;
+}
+
+/// Each line of a table with its columns parted by one blank; ages, which change, as `AGE`.
+fn lines(table: &str) -> Vec<String> {
+    let is_age = |word: &str| {
+        word.len() > 1 && word.ends_with('s') && word.trim_end_matches('s').bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let plain = |line: &str| {
+        line.split_whitespace().map(|word| if is_age(word) { "AGE" } else { word }).collect::<Vec<_>>().join(" ")
+    };
+    table.lines().map(plain).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_for_people() {
+    with_each(|mesh, kubectl| async move {
+        pod(&mesh.server, "p").await;
+        assert_eq!(lines(&kubectl.ok("get pods").await), ["NAME READY STATUS RESTARTS AGE", "p 0/2 Running 0 AGE"]);
+        let wide = kubectl.ok("get pods -o wide").await;
+        assert!(wide.starts_with("NAME") && wide.contains("NODE") && wide.contains("NOMINATED NODE"), "{wide}");
+        assert_eq!(lines(&kubectl.ok("get pods --show-labels").await)[1], "p 0/2 Running 0 AGE <none>");
+        assert_eq!(lines(&kubectl.ok("get pods -A").await)[0], "NAMESPACE NAME READY STATUS RESTARTS AGE");
+        assert_eq!(lines(&kubectl.ok("get ns default").await), ["NAME STATUS AGE", "default Active AGE"]);
+        let none = kubectl.run("get deployments").await;
+        assert_eq!((none.code, none.err.as_str()), (0, "No resources found in default namespace.\n"));
+        assert!(kubectl.ok("api-resources").await.contains("configmaps"));
+        assert!(kubectl.ok("get pod p -o jsonpath={.status.phase}").await == "Running");
+        let unknown = kubectl.run("get nonsense").await;
+        assert!(
+            unknown.code == 1 && unknown.err.contains("the server doesn't have a resource type \"nonsense\""),
+            "{}",
+            unknown.err
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn following_a_list() {
+    with_each(|mesh, kubectl| async move {
+        pod(&mesh.server, "p").await;
+        let mut child = kubectl.command("get pods -w").spawn().unwrap();
+        let mut out = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child.stdout.take().unwrap()));
+        let mut next = async || {
+            let line =
+                timeout(COMMAND_TIME_MAX, out.next_line()).await.expect("a line in time").unwrap().expect("a line");
+            lines(&line).concat()
+        };
+        assert_eq!(next().await, "NAME READY STATUS RESTARTS AGE");
+        assert_eq!(next().await, "p 0/2 Running 0 AGE");
+        let key = Key::namespaced("", "pods", "default", "p");
+        mesh.server
+            .write(Write::PatchStatus { key: key.clone(), patch: json!({"status": {"phase": "Failed"}}) })
+            .await
+            .unwrap();
+        assert_eq!(next().await, "p 0/2 Failed 0 AGE");
+        pod(&mesh.server, "q").await;
+        assert_eq!(next().await, "q 0/2 Pending 0 AGE");
+        child.kill().await.unwrap();
+    })
+    .await;
+}
+
+const POLICY: &str = r#"
+apiVersion: security.istio.io/v1beta1
+kind: AuthorizationPolicy
+metadata:
+  name: tcp-policy
+spec:
+  selector: {matchLabels: {app: tcp-echo}}
+  action: ALLOW
+  rules:
+  - to:
+    - operation: {ports: ["9000", "9001"]}
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kinds_that_definitions_make() {
+    with_each(|mesh, kubectl| async move {
+        for definition in api::crds::istio() {
+            mesh.server.write(Write::Create(definition)).await.unwrap();
+        }
+        assert_eq!(
+            kubectl.ok_with("apply -f -", POLICY).await,
+            "authorizationpolicy.security.istio.io/tcp-policy created\n"
+        );
+        assert_eq!(
+            kubectl.ok_with("apply -f -", POLICY).await,
+            "authorizationpolicy.security.istio.io/tcp-policy unchanged\n"
+        );
+        assert_eq!(lines(&kubectl.ok("get authorizationpolicy").await), ["NAME ACTION AGE", "tcp-policy ALLOW AGE"]);
+        let denied = POLICY.replace("ALLOW", "DENY");
+        assert_eq!(
+            kubectl.ok_with("apply -f -", &denied).await,
+            "authorizationpolicy.security.istio.io/tcp-policy configured\n"
+        );
+        assert_eq!(
+            kubectl
+                .ok(
+                    "get authorizationpolicies.v1.security.istio.io tcp-policy -o jsonpath={.apiVersion}/{.spec.action}"
+                )
+                .await,
+            "security.istio.io/v1/DENY"
+        );
+        let wrong = kubectl.with_input("apply -f -", &POLICY.replace("ALLOW", "PERMIT")).await;
+        assert!(wrong.code == 1 && wrong.err.contains("PERMIT"), "{}", wrong.err);
+        let field =
+            kubectl.with_input("apply -f -", &POLICY.replace("rules:", "rulez:").replace("tcp-policy", "other")).await;
+        // Clients before 1.27 know no strict validation by the server: what they send is pruned, and they are told.
+        assert!(field.err.contains("unknown field \"spec.rulez\""), "{}", field.err);
+        assert!(kubectl.ok_with("delete -f -", POLICY).await.contains("\"tcp-policy\" deleted"));
+        assert_eq!(kubectl.ok("get authorizationpolicy tcp-policy --ignore-not-found").await, "");
     })
     .await;
 }
