@@ -107,8 +107,17 @@ impl Guard {
 fn rules(node: &NodeNet) -> Vec<Rule> {
     let family = |number: u8| Rule::begin().meta(Meta::NetworkFamily, REGISTER).equals(REGISTER, &[number]);
     let from = |link: u32| Rule::begin().meta(Meta::InputInterface, REGISTER).equals(REGISTER, &link.to_ne_bytes());
-    let (v4, v6) = (node.pods_v4, node.pods_v6);
-    vec![
+    let refused = |number: u8, offset: u32, network: &[u8], mask: &[u8]| {
+        from(node.host_link)
+            .meta(Meta::NetworkFamily, REGISTER)
+            .equals(REGISTER, &[number])
+            .payload(Base::Network, offset, u32::try_from(mask.len()).unwrap_or_default(), REGISTER)
+            .mask(REGISTER, mask)
+            .equals(REGISTER, network)
+            .count(FORGED)
+            .verdict(&Verdict::Drop)
+    };
+    let mut rules = vec![
         family(IPV4)
             .meta(Meta::InputInterface, REGISTER)
             .payload(Base::Network, SOURCE_V4, 4, REGISTER + 1)
@@ -120,25 +129,18 @@ fn rules(node: &NodeNet) -> Vec<Rule> {
             .is_in(&pods_v6().name, REGISTER)
             .verdict(&Verdict::Accept),
         from(LOOPBACK).verdict(&Verdict::Accept),
-        from(node.host_link)
-            .meta(Meta::NetworkFamily, REGISTER)
-            .equals(REGISTER, &[IPV4])
-            .payload(Base::Network, SOURCE_V4, 4, REGISTER)
-            .mask(REGISTER, &mask_v4(v4.1))
-            .equals(REGISTER, &network(v4.0.octets(), mask_v4(v4.1)))
-            .count(FORGED)
-            .verdict(&Verdict::Drop),
-        from(node.host_link)
-            .meta(Meta::NetworkFamily, REGISTER)
-            .equals(REGISTER, &[IPV6])
-            .payload(Base::Network, SOURCE_V6, 16, REGISTER)
-            .mask(REGISTER, &mask_v6(v6.1))
-            .equals(REGISTER, &network(v6.0.octets(), mask_v6(v6.1)))
-            .count(FORGED)
-            .verdict(&Verdict::Drop),
-        from(node.host_link).verdict(&Verdict::Accept),
-        Rule::begin().count(FORGED).verdict(&Verdict::Drop),
-    ]
+    ];
+    for (address, prefix) in [node.pods_v4, node.aliases_v4] {
+        let mask = mask_v4(prefix);
+        rules.push(refused(IPV4, SOURCE_V4, &network(address.octets(), mask), &mask));
+    }
+    for (address, prefix) in [node.pods_v6, node.aliases_v6] {
+        let mask = mask_v6(prefix);
+        rules.push(refused(IPV6, SOURCE_V6, &network(address.octets(), mask), &mask));
+    }
+    rules.push(from(node.host_link).verdict(&Verdict::Accept));
+    rules.push(Rule::begin().count(FORGED).verdict(&Verdict::Drop));
+    rules
 }
 
 fn pods_v4() -> Set {

@@ -61,6 +61,10 @@ pub struct NodeNet {
     pub pods_v4: (Ipv4Addr, u8),
     /// Network of the pods' IPv6 addresses: address and prefix length.
     pub pods_v6: (Ipv6Addr, u8),
+    /// Network of the IPv4 addresses from which pods reach themselves through a service: identities as those of pods.
+    pub aliases_v4: (Ipv4Addr, u8),
+    /// The same for IPv6.
+    pub aliases_v6: (Ipv6Addr, u8),
 }
 
 /// Enforcement on one node. Dropping it leaves everything in force.
@@ -84,8 +88,13 @@ impl Dataplane {
     /// Tries the kernel out and lays the guard in the node namespace. Refusals are sent to `records`; what does not fit
     /// is lost, and counted.
     pub async fn start(node: NodeNet, records: mpsc::Sender<Record>) -> Result<Self, Error> {
+        let kernel = blocking(selftest::run).await??;
+        Self::start_on(kernel, node, records).await
+    }
+
+    /// As [`Self::start`] on a kernel of which it is known what it does.
+    pub async fn start_on(kernel: Kernel, node: NodeNet, records: mpsc::Sender<Record>) -> Result<Self, Error> {
         blocking(move || {
-            let kernel = selftest::run()?;
             let guard = Guard::lay(&node).map_err(|source| Error::Guard { doing: "lay", source })?;
             Ok(Self {
                 shared: Arc::new(Shared {

@@ -39,7 +39,7 @@ const WAKE: u64 = 0;
 /// The snapshots that a pod's refusals may have come from, by the generation of the table.
 #[derive(Debug, Default)]
 pub(crate) struct Generations {
-    // INVARIANT: ascending; the last is the one in force.
+    // INVARIANT: one entry a table; the last is the one in force.
     list: Mutex<Vec<InForce>>,
 }
 
@@ -52,20 +52,14 @@ struct InForce {
 }
 
 impl Generations {
-    /// Before a table is put into force: its refusals are decided on this snapshot.
+    /// Before a table is put into force, and again when a newer snapshot says the same as the table in force: its
+    /// refusals are decided on this snapshot, which knows the names of today.
     pub(crate) fn begin(&self, table: u64, snapshot: &Arc<Snapshot>) {
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         list.retain(|one| one.table != table);
         list.push(InForce { table, snapshot: Arc::clone(snapshot), over: false });
         let surplus = list.len().saturating_sub(GENERATIONS_MAX);
         list.drain(..surplus);
-    }
-
-    /// The table in force says the same in a newer snapshot: that one knows the names of today.
-    pub(crate) fn renew(&self, snapshot: &Arc<Snapshot>) {
-        if let Some(last) = self.list.lock().unwrap_or_else(PoisonError::into_inner).last_mut() {
-            last.snapshot = Arc::clone(snapshot);
-        }
     }
 
     /// After a table is in force and packets in flight are through: what came before it only waits in the log.

@@ -153,9 +153,9 @@ pub(crate) fn publish(shared: &Shared, snapshot: &Arc<Snapshot>) -> Report {
             let queue = &queue;
             scope.spawn(move || {
                 while let Some(pod) = lock_next(queue) {
-                    let trouble = write(&pod, snapshot);
+                    let one = write(pod, snapshot);
                     // The reader lives as long as this scope.
-                    drop(written.send((pod, trouble)));
+                    drop(written.send(one));
                 }
             });
         }
@@ -172,16 +172,23 @@ pub(crate) fn catch_up(shared: &Shared, pod: &Arc<Pod>, snapshot: &Arc<Snapshot>
     if let Some(enforcement) = unchanged(pod, snapshot) {
         return enforcement;
     }
-    let trouble = write(pod, snapshot);
+    let written = write(Arc::clone(pod), snapshot);
     let pods: Vec<Arc<Pod>> = lock(&shared.pods).values().cloned().collect();
-    barrier_then_judge(&pods, pod, trouble, snapshot)
+    let mut judged = judge_batch(&pods, vec![written], snapshot);
+    judged.pop().map_or_else(|| enforcement(pod, &lock(&pod.progress), snapshot, false, 0), |(_, one)| one)
 }
 
 fn lock_next(queue: &Mutex<std::vec::IntoIter<Arc<Pod>>>) -> Option<Arc<Pod>> {
     lock(queue).next()
 }
 
-type Written = (Arc<Pod>, Option<Trouble>);
+/// A table that was looked at.
+struct Written {
+    pod: Arc<Pod>,
+    trouble: Option<Trouble>,
+    /// Connections that were let in before may not be permitted any more.
+    to_judge: bool,
+}
 
 /// Waits for a written table, and takes those that are ready as well: they share a barrier.
 fn next_batch(ready: &mut mpsc::Receiver<Written>) -> Option<Vec<Written>> {
@@ -194,30 +201,29 @@ fn next_batch(ready: &mut mpsc::Receiver<Written>) -> Option<Vec<Written>> {
 fn unchanged(pod: &Pod, snapshot: &Arc<Snapshot>) -> Option<Enforcement> {
     let mut progress = lock(&pod.progress);
     let before = progress.snapshot.as_ref()?;
-    let newer = before.generation() > snapshot.generation();
-    let same = snapshot.same_table(before, pod.workload());
-    let settled = same && progress.judged && progress.verdicts.in_force().is_some();
-    if !newer && !settled {
-        return None;
-    }
-    if !newer {
-        pod.generations.renew(snapshot);
+    if before.generation() <= snapshot.generation() {
+        let in_force = progress.verdicts.in_force().filter(|_| progress.judged)?;
+        if !snapshot.same_table(before, pod.workload()) {
+            return None;
+        }
+        pod.generations.begin(in_force.generation, snapshot);
         progress.snapshot = Some(Arc::clone(snapshot));
     }
     Some(enforcement(pod, &progress, snapshot, false, 0))
 }
 
 /// Puts the table into force. What it could not do, it says; then the workload refuses everything.
-fn write(pod: &Pod, snapshot: &Arc<Snapshot>) -> Option<Trouble> {
+fn write(pod: Arc<Pod>, snapshot: &Arc<Snapshot>) -> Written {
     let began = Instant::now();
-    let (wanted, mut trouble) = wanted(pod, snapshot);
+    let (wanted, mut trouble) = wanted(&pod, snapshot);
     let mut progress = lock(&pod.progress);
     if progress.snapshot.as_ref().is_some_and(|before| before.generation() > snapshot.generation()) {
-        return None;
+        drop(progress);
+        return Written { pod, trouble: None, to_judge: false };
     }
     progress.snapshot = Some(Arc::clone(snapshot));
-    if progress.verdicts.in_force().is_some_and(|in_force| in_force.same(&wanted)) {
-        pod.generations.renew(snapshot);
+    if let Some(in_force) = progress.verdicts.in_force().filter(|in_force| in_force.same(&wanted)) {
+        pod.generations.begin(in_force.generation, snapshot);
     } else {
         progress.judged = false;
         pod.generations.begin(wanted.generation, snapshot);
@@ -226,7 +232,12 @@ fn write(pod: &Pod, snapshot: &Arc<Snapshot>) -> Option<Trouble> {
         }
     }
     progress.took = began.elapsed();
-    trouble
+    let to_judge = !progress.judged;
+    if !to_judge {
+        progress.trouble = trouble.take().map(Arc::new);
+    }
+    drop(progress);
+    Written { pod, trouble, to_judge }
 }
 
 /// The table that the snapshot has for a pod.
@@ -247,24 +258,22 @@ fn wanted(pod: &Pod, snapshot: &Snapshot) -> (Wanted, Option<Trouble>) {
 }
 
 fn judge_batch(pods: &[Arc<Pod>], batch: Vec<Written>, snapshot: &Arc<Snapshot>) -> Vec<(WorkloadId, Enforcement)> {
-    let barrier = linux::membarrier::global();
-    if let Err(error) = &barrier {
-        tracing::error!(%error, "cannot wait for packets in flight");
+    let mut done = Vec::with_capacity(batch.len());
+    let mut barrier = None;
+    for Written { pod, trouble, to_judge } in batch {
+        let enforcement = if to_judge {
+            // One barrier for the whole batch: all its tables were in force before.
+            let barrier = *barrier.get_or_insert_with(|| {
+                let crossed = linux::membarrier::global();
+                crossed.inspect_err(|error| tracing::error!(%error, "cannot wait for packets in flight")).is_ok()
+            });
+            judge(pods, &pod, trouble, snapshot, barrier)
+        } else {
+            enforcement(&pod, &lock(&pod.progress), snapshot, false, 0)
+        };
+        done.push((pod.workload().clone(), enforcement));
     }
-    batch
-        .into_iter()
-        .map(|(pod, trouble)| (pod.workload().clone(), judge(pods, &pod, trouble, snapshot, barrier.is_ok())))
-        .collect()
-}
-
-fn barrier_then_judge(
-    pods: &[Arc<Pod>],
-    pod: &Arc<Pod>,
-    trouble: Option<Trouble>,
-    snapshot: &Arc<Snapshot>,
-) -> Enforcement {
-    let mut judged = judge_batch(pods, vec![(Arc::clone(pod), trouble)], snapshot);
-    judged.pop().map_or_else(|| enforcement(pod, &lock(&pod.progress), snapshot, false, 0), |(_, one)| one)
+    done
 }
 
 /// Resets what the table in force no longer permits; the generation is in force after that.

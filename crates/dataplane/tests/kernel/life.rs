@@ -1,0 +1,216 @@
+//! What outlives this process, and what comes and goes with a pod.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use dataplane::{Dataplane, Error, NodeNet, PodNet};
+use linux::netlink::{Protocol, Socket};
+use linux::netns::NetNs;
+use linux::nft::{Family, Table, Transaction};
+use policy::mesh::WorkloadId;
+use tokio::sync::mpsc;
+
+use super::harness::{Bed, Pod, allow, deny, echoes, is_refused, serve};
+
+/// Where the child process of a test learns what to enforce: namespaces of the parent by their handles.
+const CHILD: &str = "TIDEGATE_TEST_CHILD";
+
+fn handle(netns: &NetNs) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), netns.handle().as_raw_fd())
+}
+
+/// Not a test of its own: the process that the next test kills. Without its variable it has nothing to do.
+#[test]
+fn child_that_is_killed() {
+    let Ok(told) = std::env::var(CHILD) else { return };
+    let open = |path: &str| NetNs::open(Path::new(path)).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let mut bed = Bed::new();
+    let node = NodeNet { netns: open(&text(&told["node"])), host_link: 101, ..bed.node.clone() };
+    let (sender, _records) = mpsc::channel(16);
+    bed.dataplane = bed.runtime.block_on(Dataplane::start(node, sender)).unwrap();
+    for pod in told["pods"].as_array().unwrap() {
+        let net = PodNet {
+            workload: WorkloadId::new("foo", text(&pod["name"])),
+            netns: open(&text(&pod["netns"])),
+            v4: text(&pod["v4"]).parse().unwrap(),
+            v6: text(&pod["v6"]).parse().unwrap(),
+            node_link: u32::try_from(pod["link"].as_u64().unwrap()).unwrap(),
+        };
+        let pod = Pod { net };
+        bed.attach(&pod);
+        bed.add(&pod);
+    }
+    bed.enforce(&[("foo", "p", allow("server", &["foo/friend"], &[9000, 9001]))]);
+    writeln!(std::io::stdout(), "in force").unwrap();
+    std::io::stdin().read_exact(&mut [0]).unwrap();
+}
+
+#[test]
+fn tables_and_connections_outlive_kill_9_and_the_next_process_adopts_them() {
+    let mut bed = Bed::new();
+    let (server, friend, other) =
+        (bed.bare_pod("foo", "server"), bed.bare_pod("foo", "friend"), bed.bare_pod("foo", "other"));
+    let gone = bed.bare_pod("foo", "gone");
+    let pods = [&server, &friend, &other, &gone].map(|pod| {
+        serde_json::json!({
+            "name": pod.id().name, "netns": handle(&pod.net.netns), "link": pod.net.node_link,
+            "v4": pod.net.v4.to_string(), "v6": pod.net.v6.to_string(),
+        })
+    });
+    let told = serde_json::json!({ "node": handle(&bed.node.netns), "pods": pods });
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "kernel::life::child_that_is_killed", "--nocapture"])
+        .env(CHILD, told.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().contains("in force")), "the child has enforced");
+    let echo = serve(&server, 9000);
+    serve(&server, 9001);
+    let mut kept: Vec<_> = server.both(9000).iter().map(|to| friend.connect(*to).unwrap()).collect();
+    let mut taken: Vec<_> = server.both(9001).iter().map(|to| friend.connect(*to).unwrap()).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let both_verdicts_stand = || {
+        for to in server.both(9000) {
+            assert!(is_refused(&other.connect(to)), "{to}");
+            assert!(echoes(&mut friend.connect(to).unwrap()), "{to}");
+        }
+    };
+    both_verdicts_stand();
+    assert!(kept.iter_mut().all(echoes));
+    // The next process: until its first snapshot nothing changes.
+    for pod in [&server, &friend, &other] {
+        bed.attach(pod);
+        bed.add(pod);
+    }
+    both_verdicts_stand();
+    // Its first snapshot judges what is open, for a kill between a change and its resets.
+    let report = bed.enforce(&[("foo", "p", allow("server", &["foo/friend"], &[9000]))]);
+    assert_eq!(report.workloads[server.id()].resets, 2);
+    both_verdicts_stand();
+    assert!(kept.iter_mut().all(echoes));
+    assert!(taken.iter_mut().all(|stream| stream.read(&mut [0]).is_err()));
+    assert_eq!(echo.accepted(), 8);
+    // What was not taken over passes nothing any more.
+    let before = bed.forged();
+    let packet = super::packet::Packet::syn(gone.v4(4000), server.v4(9000));
+    super::packet::send(&gone.net.netns, server.net.v4.into(), &[packet.whole()]);
+    super::harness::wait_until("the guard is closed", || bed.forged() == before + 1);
+}
+
+#[test]
+fn a_connection_left_open_by_a_kill_between_change_and_reset_is_found_at_the_next_start() {
+    let mut bed = Bed::new();
+    let (server, client) = (bed.pod("foo", "server"), bed.pod("foo", "client"));
+    serve(&server, 9000);
+    bed.publish();
+    let mut stream = client.connect(server.v4(9000)).unwrap();
+    // As after such a kill: the table in the kernel already refuses, the connection is open.
+    let mut next = Bed::new();
+    std::mem::swap(&mut next.mesh, &mut bed.mesh);
+    let node = bed.node.clone();
+    let (sender, _records) = mpsc::channel(16);
+    bed.detach_observers();
+    next.dataplane = next.runtime.block_on(Dataplane::start(node, sender)).unwrap();
+    for pod in [&server, &client] {
+        next.attach(pod);
+    }
+    assert!(echoes(&mut stream), "attaching alone changes nothing");
+    let report = next.enforce(&[("foo", "p", deny("server", &["foo/client"], &[]))]);
+    assert_eq!(report.workloads[server.id()].resets, 1);
+    assert!(stream.read(&mut [0]).is_err());
+}
+
+#[test]
+fn a_freed_address_has_no_connections_left_at_either_end() {
+    let mut bed = Bed::new();
+    let (server, client) = (bed.pod("foo", "server"), bed.pod("foo", "client"));
+    let bystander = bed.pod("foo", "bystander");
+    serve(&server, 9000);
+    serve(&client, 9000);
+    bed.publish();
+    let mut incoming = client.connect(server.v4(9000)).unwrap();
+    let mut outgoing = server.connect(client.v6(9000)).unwrap();
+    let mut untouched = bystander.connect(server.v4(9000)).unwrap();
+    assert!([&mut incoming, &mut outgoing, &mut untouched].into_iter().all(echoes));
+    bed.detach(&client);
+    assert!(outgoing.read(&mut [0]).is_err(), "the other end is told at once");
+    assert!(incoming.read(&mut [0]).is_err());
+    assert!(echoes(&mut untouched));
+    bed.detach(&client);
+    // The address may be given out again.
+    bed.attach(&client);
+}
+
+#[test]
+fn a_name_a_link_or_an_address_is_attached_once() {
+    let mut bed = Bed::new();
+    let (first, second) = (bed.pod("foo", "first"), bed.bare_pod("foo", "second"));
+    let own = &first.net;
+    let shared = [
+        PodNet { workload: own.workload.clone(), ..second.net.clone() },
+        PodNet { v4: own.v4, ..second.net.clone() },
+        PodNet { v6: own.v6, ..second.net.clone() },
+        PodNet { node_link: own.node_link, ..second.net.clone() },
+    ];
+    for net in shared {
+        let refused = bed.runtime.block_on(bed.dataplane.attach(net)).unwrap_err();
+        assert!(matches!(&refused, Error::Taken { holder, .. } if **holder == own.workload), "{refused}");
+    }
+    bed.attach(&second);
+}
+
+#[test]
+fn a_pod_attached_after_a_snapshot_that_knows_it_has_its_table_when_attach_returns() {
+    let mut bed = Bed::new();
+    let (server, client) = (bed.bare_pod("foo", "server"), bed.pod("foo", "client"));
+    bed.add(&server);
+    bed.enforce(&[("foo", "p", allow("server", &["foo/client"], &[9000]))]);
+    bed.attach(&server);
+    serve(&server, 9000);
+    assert!(echoes(&mut client.connect(server.v4(9000)).unwrap()));
+    assert!(is_refused(&client.connect(server.v4(9001))));
+    assert_eq!(bed.counts(&server).generation, 1);
+}
+
+#[test]
+fn a_table_removed_from_outside_is_written_whole_at_the_next_change() {
+    let mut bed = Bed::new();
+    let (server, client) = (bed.pod("foo", "server"), bed.pod("foo", "client"));
+    serve(&server, 9000);
+    bed.enforce(&[("foo", "p", deny("server", &["foo/client"], &[9000]))]);
+    assert!(is_refused(&client.connect(server.v4(9000))));
+    server
+        .net
+        .netns
+        .run(|| {
+            let mut remove = Transaction::on(&Table::named(Family::Inet, dataplane::verdicts::TABLE));
+            remove.delete_table();
+            remove.commit(&mut Socket::open(Protocol::Netfilter).unwrap()).unwrap();
+        })
+        .unwrap();
+    assert!(client.connect(server.v4(9000)).is_ok(), "without its table a pod is open");
+    let report = bed.enforce(&[("foo", "p", deny("server", &["foo/client"], &[9000, 9001]))]);
+    assert_eq!(report.workloads[server.id()].entries, 2, "one element a family");
+    assert!(is_refused(&client.connect(server.v4(9000))));
+}
+
+#[test]
+fn an_older_snapshot_does_not_replace_a_newer_one() {
+    let mut bed = Bed::new();
+    let (server, client) = (bed.pod("foo", "server"), bed.pod("foo", "client"));
+    serve(&server, 9000);
+    let older = bed.compile();
+    bed.enforce(&[("foo", "p", deny("server", &["foo/client"], &[9000]))]);
+    let report = bed.runtime.block_on(bed.dataplane.publish(older));
+    assert!(!report.complete);
+    assert!(is_refused(&client.connect(server.v4(9000))));
+}
