@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::address::Block;
-use crate::identity::{PeerName, SCHEME, SpiffeId};
+use crate::identity::{PeerName, SCHEME, SpiffeId, mark};
 
 /// Whether something holds; `Unknown` only while bytes of the connection have not been seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,6 +162,12 @@ impl TextSet {
         set
     }
 
+    /// The marks of the names that can match; `None` if there are patterns.
+    pub(crate) fn marks(&self) -> Option<u64> {
+        let exact_only = !self.present && self.prefixes.is_empty() && self.suffixes.is_empty();
+        exact_only.then(|| self.exact.iter().fold(0, |marks, name| marks | mark(name)))
+    }
+
     pub(crate) fn matches(&self, text: &str) -> bool {
         (self.present && !text.is_empty())
             || self.exact.binary_search_by(|exact| (**exact).cmp(text)).is_ok()
@@ -204,6 +210,14 @@ impl Blocks {
         match address {
             IpAddr::V4(address) => within(&self.v4, address.into()),
             IpAddr::V6(address) => within(&self.v6, address.into()),
+        }
+    }
+
+    /// The first and the last IPv4 address; if there is none, the first is after the last.
+    pub(crate) fn hull_v4(&self) -> (u32, u32) {
+        match (self.v4.first(), self.v4.last()) {
+            (Some(first), Some(last)) => (first.0, last.1),
+            _ => (u32::MAX, 0),
         }
     }
 

@@ -1,9 +1,12 @@
 //! What applies to one workload: its policies by stage, in the order in which a deciding rule is reported, indexed by port.
 
+mod index;
+
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use self::index::Index;
 use crate::compile::rule::{CompiledEntry, CompiledRule, Effect};
 use crate::matcher::{Set, Truth, View};
 use crate::mesh::{PolicyId, ProviderKind, Settings};
@@ -73,14 +76,8 @@ pub(crate) struct Stage {
     pub(crate) policies: usize,
     /// By the key of S-34.
     pub(crate) rules: Vec<RuleAt>,
-    /// Positions in `rules` that can match at a port, for ports that are named.
-    by_port: BTreeMap<u16, Vec<u32>>,
-    /// Positions of the rules that are not bound to a few ports.
-    any_port: Vec<u32>,
+    index: Index,
 }
-
-/// A rule bound to more ports than this is not indexed: the index stays within a constant factor of the rules.
-const INDEXED_PORTS_MAX: usize = 64;
 
 /// What a stage found.
 #[derive(Clone, Copy, Debug, Default)]
@@ -168,38 +165,20 @@ impl Stage {
         }
         keyed.sort_by(|a, b| a.0.cmp(&b.0)); // S-34
         stage.rules = keyed.into_iter().map(|(_, rule)| rule).collect();
-        for (position, at) in (0_u32..).zip(&stage.rules) {
-            let Some(rule) = at.rule().filter(|rule| rule.can_match()) else {
-                continue;
-            };
-            match rule.few_ports() {
-                Some(ports) => ports.into_iter().for_each(|port| stage.by_port.entry(port).or_default().push(position)),
-                None => stage.any_port.push(position),
-            }
-        }
+        stage.index = Index::new(&stage.rules);
         stage
     }
 
     /// The rules that match, by way of the index; ends at the first certain one.
     pub(crate) fn find(&self, view: &View<'_>) -> Found<'_> {
         let mut found = Found::default();
-        let at_port = self.by_port.get(&view.port).map(Vec::as_slice).unwrap_or_default();
-        let (mut one, mut other) = (at_port.iter().peekable(), self.any_port.iter().peekable());
-        loop {
-            let next = match (one.peek(), other.peek()) {
-                (Some(a), Some(b)) if a <= b => one.next(),
-                (Some(_), None) => one.next(),
-                (_, Some(_)) => other.next(),
-                (None, None) => return found,
-            };
-            let Some(at) = next.and_then(|position| self.rules.get(*position as usize)) else {
-                return found;
-            };
+        for at in self.index.candidates(view).filter_map(|position| self.rules.get(position)) {
             found.add(at, at.rule().map_or(Truth::False, |rule| rule.truth(view)));
             if found.certain.is_some() {
-                return found;
+                break;
             }
         }
+        found
     }
 
     /// The same by looking at every rule, each told to `tell`.
@@ -243,21 +222,6 @@ impl CompiledRule {
         }
         self.when.iter().map(|entry| entry.truth(view)).fold(truth, Truth::and)
     }
-
-    /// The ports that the rule is bound to, if they are few.
-    fn few_ports(&self) -> Option<Vec<u16>> {
-        let from_when = self.when.iter().find_map(CompiledEntry::ports).map(<[u16]>::to_vec);
-        let ports = from_when.or_else(|| {
-            let mut all = Vec::new();
-            for entry in &self.to {
-                all.extend_from_slice(entry.ports()?);
-            }
-            all.sort_unstable();
-            all.dedup();
-            (!self.to.is_empty()).then_some(all)
-        })?;
-        (ports.len() <= INDEXED_PORTS_MAX).then_some(ports)
-    }
 }
 
 fn any(entries: &[CompiledEntry], view: &View<'_>) -> Truth {
@@ -287,11 +251,5 @@ impl CompiledEntry {
             }
         }
         truth
-    }
-
-    fn ports(&self) -> Option<&[u16]> {
-        self.checks
-            .iter()
-            .find_map(|check| if let Some(Set::Ports(ports)) = &check.wanted { Some(ports.as_slice()) } else { None })
     }
 }

@@ -7,6 +7,8 @@
 mod generate;
 #[path = "support/naive.rs"]
 mod naive;
+#[path = "support/values.rs"]
+mod values;
 
 use generate::{Random, Wish};
 use policy::decide::ShadowVerdict;

@@ -1,5 +1,5 @@
-//! How long things take. Figures are printed (`cargo test --release -p policy --test speed -- --nocapture`); limits are asserted only
-//! in release, and leave room for a busy machine.
+//! How long things take: `POLICY_TIMED=1 cargo test --release -p policy --test speed -- --nocapture --test-threads 1` prints figures and
+//! asserts limits. Without it nothing is asserted about time: on a busy machine a clock proves nothing.
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a measurement reads the clock")]
 
@@ -33,12 +33,16 @@ fn policy(name: &str, spec: &Value) -> Arc<AuthorizationPolicy> {
     Arc::new(parsed.value.unwrap())
 }
 
+fn is_timed() -> bool {
+    std::env::var_os("POLICY_TIMED").is_some()
+}
+
 fn timed<T>(what: &str, limit: Duration, run: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = run();
     let took = start.elapsed();
     println!("{what}: {took:?} (limit {limit:?})");
-    assert!(cfg!(debug_assertions) || took <= limit, "{what} took {took:?}, the limit is {limit:?}");
+    assert!(!is_timed() || took <= limit, "{what} took {took:?}, the limit is {limit:?}");
     result
 }
 
@@ -149,7 +153,7 @@ fn matcher_rules(count: usize) -> Value {
 
 #[test]
 fn decisions_among_many_rules() {
-    for (count, limit_ns) in [(10, 200), (100, 300), (1_000, 600), (10_000, 8_000)] {
+    for (count, limit_ns) in [(10, 50), (100, 80), (1_000, 150), (10_000, 1_500)] {
         let rules = matcher_rules(count);
         let policies: Vec<_> = rules
             .as_array()
@@ -181,7 +185,7 @@ fn decisions_among_many_rules() {
         }
         let each = start.elapsed() / (rounds * 4096);
         println!("a decision among {count} rules: {each:?}, {} ports reached", permitted.len());
-        assert!(cfg!(debug_assertions) || each <= Duration::from_nanos(limit_ns), "{count} rules: {each:?}");
+        assert!(!is_timed() || each <= Duration::from_nanos(limit_ns), "{count} rules: {each:?}");
     }
 }
 
@@ -191,9 +195,9 @@ fn compiling_ten_thousand_policies() {
     let policies = (0..10_000).map(|number| policy(&format!("p{number}"), &spec(number))).collect();
     let workloads = (0..500).map(|index| workload(index, &format!("a{index}"))).collect();
     let mut mesh = Mesh { workloads, policies, ..Mesh::default() };
-    let before = timed("10,000 policies", Duration::from_millis(400), || policy::compile(&mesh, 1, None));
+    let before = timed("10,000 policies", Duration::from_millis(200), || policy::compile(&mesh, 1, None));
     mesh.policies[77] = policy("p77", &spec(78));
-    let after = timed("one changed policy among 10,000", Duration::from_millis(40), || {
+    let after = timed("one changed policy among 10,000", Duration::from_millis(20), || {
         policy::compile(&mesh, 2, Some(&before))
     });
     let changed = mesh.workloads.iter().filter(|one| !after.same_table(&before, &one.id)).count();
