@@ -67,6 +67,7 @@ pub(crate) async fn serve(inner: &Arc<Inner>, listener: TcpListener, shutdown: C
         }
     }
     drop(listener);
+    inner.sessions.end().await;
     connections.close();
     if timeout(DRAIN_TIME_MAX, connections.wait()).await.is_err() {
         stop.cancel();

@@ -16,6 +16,7 @@ use crate::authn::User;
 use crate::ca::{self, Credentials};
 use crate::kindcache::KindCache;
 use crate::store::{Store, Work};
+use crate::stream::Sessions;
 use crate::write::{self, DeleteOptions, Manner, NAMESPACES, Target, UnknownFields};
 use crate::{Body, Error, Feed, Hooks, kubeconfig, route, serve};
 
@@ -42,6 +43,7 @@ pub(crate) struct Inner {
     pub(crate) hooks: Hooks,
     pub(crate) kinds: Arc<KindCache>,
     pub(crate) credentials: Credentials,
+    pub(crate) sessions: Sessions,
     listen: SocketAddr,
     address: OnceLock<SocketAddr>,
 }
@@ -54,8 +56,15 @@ impl Server {
         // The store first: its lock keeps two servers from making two sets of credentials.
         let store = Store::open(&data_dir.join("store.redb"))?;
         let credentials = Credentials::open(&data_dir.join(ca::FOLDER))?;
-        let inner =
-            Inner { store, hooks, kinds: Arc::new(KindCache::start()), credentials, listen, address: OnceLock::new() };
+        let inner = Inner {
+            store,
+            hooks,
+            kinds: Arc::new(KindCache::start()),
+            credentials,
+            sessions: Sessions::start(),
+            listen,
+            address: OnceLock::new(),
+        };
         inner.make_namespaces()?;
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -10,6 +10,9 @@ use http::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::request::{self, Query};
 use crate::route::Ask;
@@ -21,6 +24,8 @@ mod spdy;
 mod spdy_session;
 mod websocket;
 
+/// Commands that run at the same time: each holds a connection and the pipes of a process.
+const SESSIONS_MAX: usize = 256;
 /// Bytes of a log that are sent in one piece.
 const LOG_PIECE_BYTES: usize = 16 * 1024;
 /// Which container is meant if the client does not say.
@@ -101,13 +106,13 @@ pub(crate) async fn exec(inner: &Inner, pod: Arc<Object>, ask: Ask, attach: bool
         return Err(Status::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
     }
     let wanted = spdy_session::Wanted { stdin: exec.stdin, stdout: exec.stdout, stderr: exec.stderr, resize: tty };
+    let place = inner.sessions.place()?;
     let upgrade = hyper::upgrade::on(&mut request);
     let session = (inner.hooks.exec)(exec).await?;
     if let Wire::Spdy = wire {
         response.headers_mut().insert(STREAM_PROTOCOL, HeaderValue::from_static(spdy_session::PROTOCOL));
     }
-    // The task belongs to its connection: it ends when that does, or when the command has ended.
-    tokio::spawn(async move {
+    let conversation = async move {
         let connection = match upgrade.await {
             Ok(connection) => hyper_util::rt::TokioIo::new(connection),
             Err(error) => return tracing::debug!(%error, "a client asked for another protocol and left"),
@@ -116,8 +121,50 @@ pub(crate) async fn exec(inner: &Inner, pod: Arc<Object>, ask: Ask, attach: bool
             Wire::WebSocket(version) => websocket::serve(connection, version, session).await,
             Wire::Spdy => spdy_session::serve(connection, wanted, session).await,
         }
-    });
+    };
+    inner.sessions.run(place, conversation);
     Ok(response)
+}
+
+/// The conversations that have left HTTP; they end with their command, with their client, or with the server.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    places: Arc<Semaphore>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Sessions {
+    pub(crate) fn start() -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(SESSIONS_MAX)),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let full =
+            |_| Status::too_many_requests(format!("{SESSIONS_MAX} commands run already; wait until one has ended"), 1);
+        Arc::clone(&self.places).try_acquire_owned().map_err(full)
+    }
+
+    fn run(&self, place: OwnedSemaphorePermit, conversation: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            if stop.run_until_cancelled(conversation).await.is_none() {
+                tracing::debug!("a command was given up because the server stops");
+            }
+            drop(place);
+        });
+    }
+
+    /// Ends them all, and those to come.
+    pub(crate) async fn end(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
 }
 
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");

@@ -134,6 +134,8 @@ pub(crate) fn shown(target: &Target, object: &Arc<Object>) -> Arc<Object> {
     }
 }
 
-fn written(stage: &Stage<'_>, object: Arc<Object>, warnings: Vec<String>) -> Written {
-    Written { object, created: false, removed: false, warnings, revision: stage.revision() }
+fn written(manner: &Manner, stage: &Stage<'_>, object: Arc<Object>, warnings: Vec<String>) -> Written {
+    // Nothing follows from a dry run, so nobody need wait for it.
+    let revision = if manner.dry_run { 0 } else { stage.revision() };
+    Written { object, created: false, removed: false, warnings, revision }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::{Object, Status, defaults};
 
-use super::{Manner, Target, meta, namespaces, rules};
+use super::{Manner, Target, meta, namespaces, rules, written};
 use crate::hooks::Operation;
 use crate::store::{Stage, Written};
 
@@ -37,6 +37,9 @@ pub(crate) fn create(
     let mut object = manner.admit(stage, &target, Operation::Create, None, object, &mut warnings)?;
     rules::fill_in(&target, &mut object)?;
     rules::check(&target, &manner.kinds(stage), None, &object)?;
-    let object = if manner.dry_run { Arc::new(object) } else { stage.put(&target.key, object) };
-    Ok(Written { object, created: true, removed: false, warnings, revision: stage.revision() })
+    if manner.dry_run {
+        return Ok(Written { created: true, ..written(manner, stage, Arc::new(object), warnings) });
+    }
+    let object = stage.put(&target.key, object);
+    Ok(Written { created: true, ..written(manner, stage, object, warnings) })
 }

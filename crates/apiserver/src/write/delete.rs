@@ -53,7 +53,7 @@ pub(crate) fn delete(
         return delete_namespace(stage, manner, target, old, options, warnings);
     }
     if manner.dry_run {
-        return Ok(written(stage, old, warnings));
+        return Ok(written(manner, stage, old, warnings));
     }
     if options.propagation == Propagation::Orphan {
         orphan(stage, &old);
@@ -68,9 +68,9 @@ pub(crate) fn delete(
     let grace = grace_seconds(&target.key, &old, options.grace_seconds);
     let object = mark(stage, &target.key, old, grace, holds);
     if stage.get(&target.key).is_some() {
-        return Ok(written(stage, object, warnings));
+        return Ok(written(manner, stage, object, warnings));
     }
-    Ok(Written { removed: true, ..written(stage, last(stage, &object), warnings) })
+    Ok(Written { removed: true, ..written(manner, stage, last(stage, &object), warnings) })
 }
 
 /// What a removed object was, under the revision at which it went.
@@ -102,7 +102,7 @@ pub(crate) fn delete_selected(
         "kind": target.kind.list_kind, "apiVersion": target.kind.api_version(&target.version),
         "metadata": {"resourceVersion": stage.revision().to_string()}, "items": items,
     }))?;
-    Ok(written(stage, Arc::new(list), warnings))
+    Ok(written(manner, stage, Arc::new(list), warnings))
 }
 
 /// Removes an object that was only waiting for the change just made; true if it did.
@@ -217,20 +217,20 @@ fn delete_namespace(
         options.grace_seconds == Some(0) && manner.system && namespaces::contents(stage, &target.key.name) == 0;
     if now_empty && old.finalizers().next().is_none() && !manner.dry_run {
         stage.remove(&target.key);
-        return Ok(Written { removed: true, ..written(stage, last(stage, &old), warnings) });
+        return Ok(Written { removed: true, ..written(manner, stage, last(stage, &old), warnings) });
     }
     if old.is_deleting() {
-        return Ok(written(stage, old, warnings));
+        return Ok(written(manner, stage, old, warnings));
     }
     let mut object = old.as_ref().clone();
     object.set("/metadata/deletionTimestamp", now());
     object.set("/status/phase", "Terminating");
     if manner.dry_run {
-        return Ok(written(stage, Arc::new(object), warnings));
+        return Ok(written(manner, stage, Arc::new(object), warnings));
     }
     let object = stage.put(&target.key, object);
     let removed = finish(stage, &target.key, &object);
-    Ok(Written { removed, ..written(stage, object, warnings) })
+    Ok(Written { removed, ..written(manner, stage, object, warnings) })
 }
 
 fn check_preconditions(target: &Target, old: &Object, options: &DeleteOptions) -> Result<(), Status> {

@@ -85,13 +85,13 @@ fn change(
     rules::check(target, &manner.kinds(stage), Some(old), &new)?;
     if meta::same(&new, old) {
         // The answer still waits for whatever made the object what it is.
-        return Ok(Written { revision: old.revision(), ..written(stage, Arc::clone(old), warnings) });
+        return Ok(Written { revision: old.revision(), ..written(manner, stage, Arc::clone(old), warnings) });
     }
     meta::count_generation(&mut new, old, &target.kind);
     if manner.dry_run {
-        return Ok(written(stage, Arc::new(new), warnings));
+        return Ok(written(manner, stage, Arc::new(new), warnings));
     }
     let object = stage.put(&target.key, new);
     let removed = delete::finish(stage, &target.key, &object);
-    Ok(Written { removed, ..written(stage, object, warnings) })
+    Ok(Written { removed, ..written(manner, stage, object, warnings) })
 }
