@@ -220,3 +220,6 @@ fn container(pod: &Object, query: &Query) -> Result<String, Status> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
