@@ -456,3 +456,23 @@ async fn kinds_that_definitions_make() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_samples_apply_and_apply_again_unchanged() {
+    with_each(|_mesh, kubectl| async move {
+        let samples = concat!(env!("CARGO_MANIFEST_DIR"), "/../../samples");
+        for (file, count) in [("tcp-echo/tcp-echo.yaml", 2), ("sleep/sleep.yaml", 3)] {
+            let line = format!("apply -f {samples}/{file}");
+            let first = kubectl.ok(&line).await;
+            assert!(first.lines().count() == count && first.lines().all(|line| line.ends_with(" created")), "{first}");
+            let second = kubectl.ok(&line).await;
+            assert!(second.lines().all(|line| line.ends_with(" unchanged")), "{second}");
+        }
+        assert_eq!(lines(&kubectl.ok("get deployments").await)[0], "NAME READY UP-TO-DATE AVAILABLE AGE");
+        assert_eq!(kubectl.ok("scale deployment tcp-echo --replicas=2").await, "deployment.apps/tcp-echo scaled\n");
+        assert_eq!(kubectl.ok("get deployment tcp-echo -o jsonpath={.spec.replicas}").await, "2");
+        let image = kubectl.ok("set image deployment/tcp-echo tcp-echo=other:1").await;
+        assert_eq!(image, "deployment.apps/tcp-echo image updated\n");
+    })
+    .await;
+}
