@@ -13,6 +13,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -55,15 +56,42 @@ pub struct Entry {
     pub verdict: Verdict,
 }
 
-/// The table would have more entries than a pod may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the policies of this workload need at least {count} table entries, at most {ENTRIES_PER_POD_MAX} are allowed; use fewer or larger address blocks and fewer ports"
-)]
+/// The table would be more than a pod may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLarge {
     /// How many entries were counted before counting stopped.
     pub count: usize,
+    /// Which bound was met.
+    pub bound: Bound,
 }
+
+/// A bound on tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// `ENTRIES_PER_POD_MAX`.
+    Entries,
+    /// The work of making the table: rules of many ports change at many addresses.
+    Work,
+}
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, bound } = self;
+        match bound {
+            Bound::Entries => write!(
+                f,
+                "the policies of this workload need at least {count} table entries, at most {ENTRIES_PER_POD_MAX} are allowed"
+            )?,
+            Bound::Work => write!(
+                f,
+                "the policies of this workload combine too many ports with too many address blocks to be made into a table"
+            )?,
+        }
+        f.write_str("; use fewer or larger address blocks and fewer ports")
+    }
+}
+
+impl std::error::Error for TooLarge {}
 
 impl VerdictTable {
     /// The verdict for a source and a port. Meant for tests and for single questions: it looks at every entry.

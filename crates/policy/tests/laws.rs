@@ -282,10 +282,17 @@ fn compiling_on_top_of_the_snapshot_before_is_compiling_anew() {
     for (seed, mut random, world) in worlds(9) {
         let mut mesh = world.mesh();
         let before = policy::compile(&mesh, 1, None);
-        match random.below(5) {
+        match random.below(6) {
             0 => drop(mesh.policies.pop()),
             1 => drop(mesh.peer_authentications.pop()),
             2 => mesh.workloads[1].service_account = "other".to_owned(),
+            4 if !mesh.policies.is_empty() => {
+                // Another content under the same name.
+                let index = random.below(mesh.policies.len());
+                let mut changed = (*mesh.policies[index]).clone();
+                changed.rules.push(policy::spec::Rule::default());
+                mesh.policies[index] = Arc::new(changed);
+            }
             3 => mesh.workloads[0].labels = [("app".to_owned(), "z".to_owned())].into(),
             _ => {
                 let wish = Wish { profile: world.settings.profile, ..SIDECAR };

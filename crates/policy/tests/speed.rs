@@ -84,6 +84,17 @@ fn largest() -> Vec<(&'static str, Value)> {
             })})}),
         ),
         (
+            "the same, all hidden by a rule that denies all",
+            json!({"action": "DENY", "rules": rules(30, &|rule| match rule {
+                0 => json!({"to": [{"operation": {"ports": ports(0..65536, 2)}}]}),
+                1 => json!({}),
+                _ => json!({
+                    "from": [{"source": {"ipBlocks": blocks(rule * 1500..rule * 1500 + 1500)}}],
+                    "to": [{"operation": {"notPorts": ["1"]}}],
+                }),
+            })}),
+        ),
+        (
             "512 rules of principals",
             json!({"rules": rules(512, &|rule| json!({
                 "from": [{"source": {"principals": (0..60).map(|one| format!("*/ns/foo{rule}/sa/a{one}")).collect::<Vec<_>>()}}],

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use super::{ENTRIES_PER_POD_MAX, Entry, TooLarge, Verdict, VerdictTable};
+use super::{Bound, ENTRIES_PER_POD_MAX, Entry, TooLarge, Verdict, VerdictTable};
 use crate::address::from_number;
 
 /// Port classes of one verdict side by side.
@@ -104,7 +104,7 @@ impl Painter {
 
     fn bounded(&self) -> Result<(), TooLarge> {
         let count = self.count();
-        if count > ENTRIES_PER_POD_MAX { Err(TooLarge { count }) } else { Ok(()) }
+        if count > ENTRIES_PER_POD_MAX { Err(TooLarge { count, bound: Bound::Entries }) } else { Ok(()) }
     }
 
     /// Closes what is open at the last address and leaves the most frequent verdict to the fallback.

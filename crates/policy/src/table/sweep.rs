@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::paint::{Painter, Run};
 use super::product::{Product, Weight, products};
-use super::{TooLarge, Verdict, VerdictTable};
+use super::{Bound, TooLarge, Verdict, VerdictTable};
 use crate::address::number;
 use crate::identity::SpiffeId;
 use crate::mesh::SameNode;
@@ -151,7 +151,7 @@ impl Sweep<'_> {
         }
         if self.work > WORK_MAX {
             // Not counted to the end, but certainly more than can be borne.
-            return Err(TooLarge { count: self.painter.count() });
+            return Err(TooLarge { count: self.painter.count(), bound: Bound::Work });
         }
         Ok(())
     }
@@ -192,7 +192,7 @@ impl Sweep<'_> {
             self.count_only(*rule, !holds);
         }
         if self.work > WORK_MAX {
-            return Err(TooLarge { count: self.painter.count() });
+            return Err(TooLarge { count: self.painter.count(), bound: Bound::Work });
         }
         self.by_identity.insert(identity.clone(), (self.version, Rc::clone(&overlay)));
         Ok(overlay)

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{ENTRIES_PER_POD_MAX, Entry, TooLarge, Verdict, VerdictTable, table};
+use super::{Bound, ENTRIES_PER_POD_MAX, Entry, TooLarge, Verdict, VerdictTable, table};
 use crate::compile::compile;
 use crate::decide::{Connection, Reason};
 use crate::identity::Peer;
@@ -206,6 +206,7 @@ fn the_bound_holds_to_the_entry() {
         table(&snapshot, &tcp_echo(), ADDRESS.parse().unwrap())
     };
     assert_eq!(with(ENTRIES_PER_POD_MAX).unwrap().entries.len(), ENTRIES_PER_POD_MAX);
-    let TooLarge { count } = with(ENTRIES_PER_POD_MAX + 1).unwrap_err();
-    assert_eq!(count, ENTRIES_PER_POD_MAX + 1);
+    let refused = with(ENTRIES_PER_POD_MAX + 1).unwrap_err();
+    assert_eq!(refused, TooLarge { count: ENTRIES_PER_POD_MAX + 1, bound: Bound::Entries });
+    assert!(refused.to_string().contains("at least 16385 table entries, at most 16384 are allowed"), "{refused}");
 }
