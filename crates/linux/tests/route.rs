@@ -99,7 +99,7 @@ fn what_is_unreachable_fails_at_once_and_what_is_local_is_refused_at_once() {
         assert!(pair.left_router.delete_route(Route::new(to, prefix, Target::Local(lo))).unwrap());
         assert!(!pair.left_router.delete_route(Route::new(to, prefix, Target::Local(lo))).unwrap());
     }
-    assert!(began.elapsed() < Duration::from_secs(1), "not by a time limit");
+    assert!(began.elapsed() < Duration::from_secs(30), "not by the time limit of a connect, minutes");
 }
 
 #[test]

@@ -21,8 +21,10 @@ use std::sync::Arc;
 use api::{Key, Objects, Write};
 
 use crate::node::Ranges;
+pub(crate) use endpoints::{addresses as pod_addresses, slices_of};
 pub use node::NODE_NAME;
 use plan::Plan;
+pub(crate) use services::vips as service_vips;
 
 /// Which objects changed since the last look.
 #[derive(Debug, Clone, Default)]

@@ -1,6 +1,7 @@
 //! The one error of this crate.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,6 +45,14 @@ pub enum Error {
         resting: usize,
         /// When the first of these is free again.
         free_in: Option<Duration>,
+    },
+    /// DNS cannot be served.
+    #[error("cannot serve DNS on {address}")]
+    Dns {
+        /// Where.
+        address: SocketAddr,
+        /// The system's answer.
+        source: io::Error,
     },
     /// A pod's uid cannot be the name of a file.
     #[error("`{uid}` is no pod uid: at most 64 letters, digits and dashes are needed")]

@@ -2,11 +2,13 @@
 
 pub mod applets;
 pub mod controllers;
+pub mod dns;
 pub mod error;
 pub mod images;
 pub mod ipam;
 pub mod node;
 pub mod runtime;
+pub mod vip;
 
 pub use error::Error;
 pub use node::{MeshId, Node, NodeSettings, PodLink};

@@ -27,7 +27,8 @@ use linux::route::Router;
 
 pub use pods::PodLink;
 pub use ranges::{Net4, Net6, PodAddresses, Ranges};
-pub use rules::{Endpoint, Forward, Forwards, Transport};
+pub use rules::{Endpoint, Forwards, Targets, Transport};
+pub(crate) use rules::{InForce, Site as RulesSite, anew as rules_anew, changes as rules_changes};
 
 use crate::Error;
 use crate::controllers::Cluster;
@@ -146,6 +147,16 @@ impl Node {
     /// The address ranges.
     pub const fn ranges(&self) -> &Ranges {
         &self.ranges
+    }
+
+    /// Where what is in force of VIPs is noted down.
+    pub(crate) fn vips_file(&self) -> PathBuf {
+        lay::vips_file(&self.settings)
+    }
+
+    /// What the rules of this node are made from.
+    pub(crate) const fn rules_site(&self) -> RulesSite {
+        RulesSite { host_link: self.host_link, ranges: self.ranges }
     }
 
     /// What controllers need to know of this node.

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use api::Object;
 use api::selector::LabelSelector;
+use api::{Object, Objects};
 use serde_json::{Value, json};
 
 use super::plan::{Plan, controls, hash, is_over, is_ready, key, letters, owned_by};
@@ -120,7 +120,8 @@ fn slices(plan: &mut Plan<'_>, service: &Object, pods: &[Backend<'_>]) {
             let address = if family == "IPv6" { backend.v6 } else { backend.v4 };
             let Some(address) = address else { continue };
             let group = groups.entry(slice_name(service, family, &backend.ports));
-            group.or_insert_with(|| (backend.ports.clone(), Vec::new())).1.push(endpoint(backend, address));
+            let shown = endpoint(service, backend, address);
+            group.or_insert_with(|| (backend.ports.clone(), Vec::new())).1.push(shown);
         }
         if groups.len() > 1 {
             groups.retain(|_, (_, endpoints)| !endpoints.is_empty());
@@ -157,14 +158,21 @@ fn slice(service: &Object, name: &str, family: &str, ports: Value, endpoints: Ve
     slice
 }
 
-fn endpoint(backend: &Backend<'_>, address: IpAddr) -> Value {
+fn endpoint(service: &Object, backend: &Backend<'_>, address: IpAddr) -> Value {
     let terminating = backend.pod.is_deleting();
-    json!({
+    let mut shown = json!({
         "addresses": [address],
         "conditions": { "ready": backend.ready, "serving": is_ready(backend.pod), "terminating": terminating },
         "nodeName": backend.pod.str_at("/spec/nodeName"),
         "targetRef": target(backend.pod),
-    })
+    });
+    // A pod that names itself below this service has a DNS name of its own.
+    let host = backend.pod.str_at("/spec/hostname");
+    let below = backend.pod.str_at("/spec/subdomain") == service.name() && !host.is_empty();
+    if let Some(fields) = shown.as_object_mut().filter(|_| below) {
+        fields.insert("hostname".to_owned(), Value::from(host));
+    }
+    shown
 }
 
 fn target(pod: &Object) -> Value {
@@ -220,4 +228,13 @@ fn endpoints(plan: &mut Plan<'_>, service: &Object, pods: &[Backend<'_>]) {
         Some(found) => update(plan, found, &wanted, &["subsets"]),
         None => plan.create(wanted),
     }
+}
+
+/// The slices of a service.
+pub(crate) fn slices_of<'a>(
+    objects: &'a Objects,
+    namespace: &'a str,
+    service: &'a str,
+) -> impl Iterator<Item = &'a Arc<Object>> {
+    objects.in_namespace(GROUP, SLICES, namespace).filter(move |slice| slice.label(SERVICE_NAME) == Some(service))
 }

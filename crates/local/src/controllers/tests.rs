@@ -493,13 +493,3 @@ fn what_is_owned_goes_with_its_owner() {
     world.settle();
     assert_eq!(world.count("", "configmaps"), 1, "born an orphan");
 }
-
-#[test]
-fn the_node_is_ready_and_runs_every_pod() {
-    let mut world = World::new();
-    let node = world.objects.find("", "nodes", None, "tidegate").unwrap();
-    assert_eq!(node.items_at("/status/conditions")[0]["status"], "True");
-    world.make(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "own", "namespace": "foo"}, "spec": {}}));
-    world.settle();
-    assert_eq!(world.get("", "pods", "own").str_at("/spec/nodeName"), "tidegate");
-}

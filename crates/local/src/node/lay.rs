@@ -42,6 +42,11 @@ fn facts(settings: &NodeSettings) -> PathBuf {
     settings.run_dir.join("node.json")
 }
 
+/// What is in force of VIPs, as they are changed by deltas.
+pub(super) fn vips_file(settings: &NodeSettings) -> PathBuf {
+    settings.run_dir.join("vips.json")
+}
+
 /// The host's end of the link: at most 15 bytes, so `tg`, the id and one letter.
 pub(super) fn host_link_name(id: MeshId) -> String {
     format!("tg{id}h")
@@ -161,6 +166,9 @@ fn join(settings: &NodeSettings, ranges: &Ranges, inside: &mut Router, host: &mu
     let Link { index: host_end, .. } = host_end;
     inside.set_up(node_end)?;
     host.set_up(host_end)?;
+    // As for pods: the links get their queues when asked for, else a while later.
+    inside.link(HOST_END)?;
+    host.link(&name)?;
     let lo = lo(inside)?;
     for address in node_addresses(ranges) {
         inside.add_address(lo, address, full(address))?;
@@ -255,7 +263,9 @@ pub(super) fn remove(settings: &NodeSettings) -> Result<(), Error> {
     }
     pods::remove_all(&settings.run_dir)?;
     doing("remove the pin of the node namespace", unpin(&pin(settings)))?;
-    absent_is_fine("remove", &facts(settings), std::fs::remove_file(facts(settings)))?;
+    for file in [facts(settings), vips_file(settings)] {
+        absent_is_fine("remove", &file, std::fs::remove_file(&file))?;
+    }
     // Other parts keep files there too: whoever is last takes the directory along.
     match std::fs::remove_dir(&settings.run_dir) {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),

@@ -239,6 +239,10 @@ fn wire(node: &Site<'_>, router: &mut Router, link: &PodLink) -> Result<(), linu
         pod.add_route(route)?;
     }
     router.set_up(link.node_link)?;
+    // Asking for a link that was just raised makes the kernel give it its queue now; on its own it may take a second to,
+    // and drops what is sent until then.
+    pod.link(POD_END)?;
+    router.link(&name)?;
     router.add_route(Route::new(link.v4, 32, Target::Link(link.node_link)).from(ranges.node_v4))?;
     router.add_route(Route::new(link.v6, 128, Target::Link(link.node_link)).from(ranges.node_v6))
 }

@@ -1,13 +1,13 @@
 //! The node's own nftables table: what may pass between pods and the host, and how VIPs become pods.
 //!
-//! The whole table is replaced in one transaction whenever something changes; connections that VIPs already led
-//! somewhere live in connection tracking and go on.
+//! Changes are element deltas in one transaction: what stays in a set is found at every moment. (Were the whole table
+//! replaced, a packet in its old rules could find its set empty already, and its connection would be torn.)
 //!
 //! Connection tracking costs a tenth or more of the connections a second, and only VIPs need it. So everything is left
 //! out of it but what goes to a VIP and what comes from where VIPs lead to: for the direct connections of the latter
 //! that costs a lookup in vain, as tracking does not pick up connections in their middle ([`settle_tracking`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use linux::Error;
@@ -18,6 +18,7 @@ use linux::nft::{
     Verdict,
 };
 use linux::sysctl;
+use serde::{Deserialize, Serialize};
 
 use super::Ranges;
 
@@ -36,7 +37,7 @@ const ICMP_ERRORS: [u8; 3] = [3, 11, 12];
 const ICMPV6_ERRORS: [u8; 4] = [1, 2, 3, 4];
 
 /// A transport protocol that VIPs serve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Transport {
     /// TCP.
     Tcp,
@@ -45,7 +46,7 @@ pub enum Transport {
 }
 
 /// One end of connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
     /// Address.
     pub address: IpAddr,
@@ -55,22 +56,26 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-/// A VIP with a port, and where connections to it go: to each target equally often.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Forward {
-    /// What clients connect to.
-    pub vip: Endpoint,
-    /// Where they end up, of the same family; never empty (a VIP without targets is left out and so reset).
-    pub targets: Vec<(IpAddr, u16)>,
-}
+/// Where connections to a VIP go.
+pub type Targets = Vec<(IpAddr, u16)>;
 
 /// All that VIPs do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Forwards {
-    /// The VIPs.
-    pub forwards: Vec<Forward>,
+    /// Each VIP with its port, and where connections to it go: to each target equally often. Targets are of the VIP's
+    /// family and never none: a VIP without targets is left out, and so reset.
+    pub forwards: BTreeMap<Endpoint, Targets>,
     /// Every endpoint that a VIP leads to, or has led to and whose pod is still there.
     pub tracked: BTreeSet<Endpoint>,
+}
+
+/// What is in force, with the number of each forward's chain.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct InForce {
+    /// As a list, since JSON has no keys but text.
+    chains: Vec<(Endpoint, u64, Targets)>,
+    pub(crate) tracked: BTreeSet<Endpoint>,
+    next_chain: u64,
 }
 
 /// What the table needs to know of the node.
@@ -83,7 +88,7 @@ pub(crate) struct Site {
 /// Puts the table without VIPs into force.
 pub(super) fn install(node: &NetNs, host_link: u32, ranges: &Ranges) -> Result<(), Error> {
     let mut socket = node.run(|| Socket::open(Protocol::Netfilter))??;
-    transaction(&Site { host_link, ranges: *ranges }, &Forwards::default()).commit(&mut socket)?;
+    anew(&Site { host_link, ranges: *ranges }, &Forwards::default()).0.commit(&mut socket)?;
     settle_tracking(node)
 }
 
@@ -93,12 +98,12 @@ fn settle_tracking(node: &NetNs) -> Result<(), Error> {
 }
 
 /// The table as it should be, in place of what is there.
-pub(crate) fn transaction(site: &Site, vips: &Forwards) -> Transaction {
+pub(crate) fn anew(site: &Site, vips: &Forwards) -> (Transaction, InForce) {
     let mut t = Transaction::on(&Table::named(Family::Inet, TABLE));
     t.delete_table().create_table();
     host_border(&mut t, site.host_link);
     for ip in [Ip::V4, Ip::V6] {
-        for set in [ip.vips(), ip.services(), ip.tracked(), ip.selves()] {
+        for set in [ip.services(), ip.tracked(), ip.selves()] {
             t.set(&set);
         }
     }
@@ -108,10 +113,11 @@ pub(crate) fn transaction(site: &Site, vips: &Forwards) -> Transaction {
     let nat = |hook, priority| BaseChain { kind: ChainKind::Nat, hook, priority, accept: true };
     t.base_chain("vip", nat(Hook::Prerouting, -100)).base_chain("self", nat(Hook::Postrouting, 100));
     for ip in [Ip::V4, Ip::V6] {
-        t.rule("track-in", &ip.far_end().is_in(&ip.vips().name, REGISTER).verdict(&Verdict::Accept));
-        t.rule("track-in", &ip.near_end().is_in(&ip.tracked().name, REGISTER).verdict(&Verdict::Accept));
-        // The reset for a target that is gone is made here and must reach the client as the VIP's.
-        t.rule("track-out", &ip.near_end().is_in(&ip.tracked().name, REGISTER).verdict(&Verdict::Accept));
+        let tracked = ip.near_end().is_in(&ip.tracked().name, REGISTER).verdict(&Verdict::Accept);
+        t.rule("track-in", &vip(ip, &site.ranges, Way::To)).rule("track-in", &tracked);
+        // Resets are made here, for VIPs without endpoint and for endpoints that are gone: they end what was tracked, and
+        // reach the client as the VIP's.
+        t.rule("track-out", &vip(ip, &site.ranges, Way::From)).rule("track-out", &tracked);
         t.rule("vip", &ip.far_end().verdict_of(&ip.services().name, REGISTER));
         t.rule("self", &to_itself(ip, &site.ranges));
     }
@@ -123,8 +129,50 @@ pub(crate) fn transaction(site: &Site, vips: &Forwards) -> Transaction {
     for protocol in [TCP, UDP] {
         t.rule("track-out", &transport(protocol).untracked());
     }
-    forwards(&mut t, vips);
-    t
+    let in_force = InForce::default();
+    let after = add_changes(&mut t, &in_force, vips);
+    (t, after)
+}
+
+/// What turns `before` into `vips`.
+pub(crate) fn changes(before: &InForce, vips: &Forwards) -> (Transaction, InForce) {
+    let mut t = Transaction::on(&Table::named(Family::Inet, TABLE));
+    let after = add_changes(&mut t, before, vips);
+    (t, after)
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    To,
+    From,
+}
+
+/// Whatever goes to the range of VIPs, or comes from it, is tracked, those of services that are gone included:
+/// connections to them may still be open.
+fn vip(ip: Ip, ranges: &Ranges, way: Way) -> Rule {
+    let (source, length) = ip.source();
+    let offset = match way {
+        Way::To => source + length,
+        Way::From => source,
+    };
+    let (first, mask) = match ip {
+        Ip::V4 => {
+            let net = ranges.services_v4;
+            (
+                octets(net.first.into()),
+                u32::MAX.checked_shl(32 - u32::from(net.prefix)).unwrap_or(0).to_be_bytes().to_vec(),
+            )
+        }
+        Ip::V6 => {
+            let net = ranges.services_v6;
+            (
+                octets(net.first.into()),
+                u128::MAX.checked_shl(128 - u32::from(net.prefix)).unwrap_or(0).to_be_bytes().to_vec(),
+            )
+        }
+    };
+    let masked = ip.begin().payload(Base::Network, offset, length, REGISTER).mask(REGISTER, &mask);
+    masked.equals(REGISTER, &first).verdict(&Verdict::Accept)
 }
 
 /// Pods may answer the host, and nothing more: no first packet of a connection, no datagram.
@@ -177,29 +225,58 @@ fn to_itself(ip: Ip, ranges: &Ranges) -> Rule {
         .nat(NatKind::Source, ip == Ip::V6, REGISTER, None)
 }
 
-fn forwards(t: &mut Transaction, vips: &Forwards) {
-    for (number, forward) in vips.forwards.iter().enumerate() {
-        let ip = Ip::of(forward.vip.address);
-        let chain = format!("vip-{number}");
-        t.chain(&chain);
-        let count = u32::try_from(forward.targets.len()).unwrap_or(u32::MAX);
-        for ((address, port), left) in forward.targets.iter().zip((1..=count).rev()) {
-            t.rule(&chain, &one_in(left, *address, *port));
+fn add_changes(t: &mut Transaction, before: &InForce, vips: &Forwards) -> InForce {
+    let mut after = InForce { chains: Vec::new(), tracked: vips.tracked.clone(), next_chain: before.next_chain };
+    for (vip, number, targets) in &before.chains {
+        if vips.forwards.get(vip) == Some(targets) {
+            after.chains.push((*vip, *number, targets.clone()));
+        } else {
+            let chain = chain(*number);
+            let old = element(*vip).with(Verdict::goto(&chain));
+            t.remove(&Ip::of(vip.address).services(), &[old]).flush_chain(&chain).delete_chain(&chain);
         }
-        let element = element(forward.vip);
-        t.add(&ip.vips(), std::slice::from_ref(&element));
-        t.add(&ip.services(), &[element.with(Verdict::goto(&chain))]);
+    }
+    let kept: BTreeSet<Endpoint> = after.chains.iter().map(|(vip, ..)| *vip).collect();
+    for (vip, targets) in vips.forwards.iter().filter(|(vip, _)| !kept.contains(vip)) {
+        let number = after.next_chain;
+        after.next_chain = number.wrapping_add(1);
+        forward(t, *vip, &chain(number), targets);
+        after.chains.push((*vip, number, targets.clone()));
     }
     for ip in [Ip::V4, Ip::V6] {
-        let mine = || vips.tracked.iter().filter(|endpoint| Ip::of(endpoint.address) == ip);
-        t.add(&ip.tracked(), &mine().map(|endpoint| element(*endpoint)).collect::<Vec<_>>());
-        let addresses: BTreeSet<IpAddr> = mine().map(|endpoint| endpoint.address).collect();
-        let selves = addresses.into_iter().map(|address| {
-            let bytes = octets(address);
-            Element::exactly(&[&bytes, &bytes])
-        });
-        t.add(&ip.selves(), &selves.collect::<Vec<_>>());
+        let ends = |from: &BTreeSet<Endpoint>, but: &BTreeSet<Endpoint>| -> Vec<Element> {
+            let mine = from.difference(but).filter(|endpoint| Ip::of(endpoint.address) == ip);
+            mine.map(|endpoint| element(*endpoint)).collect()
+        };
+        t.remove(&ip.tracked(), &ends(&before.tracked, &after.tracked));
+        t.add(&ip.tracked(), &ends(&after.tracked, &before.tracked));
+        let addresses = |of: &BTreeSet<Endpoint>| -> BTreeSet<IpAddr> {
+            of.iter().map(|endpoint| endpoint.address).filter(|address| Ip::of(*address) == ip).collect()
+        };
+        let (old, new) = (addresses(&before.tracked), addresses(&after.tracked));
+        let pairs = |from: &BTreeSet<IpAddr>, but: &BTreeSet<IpAddr>| -> Vec<Element> {
+            from.difference(but)
+                .map(|address| octets(*address))
+                .map(|bytes| Element::exactly(&[&bytes, &bytes]))
+                .collect()
+        };
+        t.remove(&ip.selves(), &pairs(&old, &new));
+        t.add(&ip.selves(), &pairs(&new, &old));
     }
+    after
+}
+
+fn chain(number: u64) -> String {
+    format!("vip-{number}")
+}
+
+fn forward(t: &mut Transaction, vip: Endpoint, chain: &str, targets: &[(IpAddr, u16)]) {
+    t.chain(chain);
+    let count = u32::try_from(targets.len()).unwrap_or(u32::MAX);
+    for ((address, port), left) in targets.iter().zip((1..=count).rev()) {
+        t.rule(chain, &one_in(left, *address, *port));
+    }
+    t.add(&Ip::of(vip.address).services(), &[element(vip).with(Verdict::goto(chain))]);
 }
 
 /// One in `left` connections goes to this target, the others to those that follow.
@@ -284,11 +361,6 @@ impl Ip {
 
     fn end_key(self) -> Vec<Field> {
         vec![Field::Bytes(1), self.field(), Field::Port]
-    }
-
-    /// VIPs with their ports, as a set: a map cannot be asked whether it has a key.
-    fn vips(self) -> Set {
-        self.set("vips", self.end_key(), false)
     }
 
     /// VIPs with their ports, each with its chain.

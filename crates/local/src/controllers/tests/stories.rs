@@ -8,6 +8,16 @@ use super::super::plan::is_ready;
 use super::super::replicasets::replicas;
 use super::{World, deployment, image, service};
 
+#[test]
+fn the_node_is_ready_and_runs_every_pod() {
+    let mut world = World::new();
+    let node = world.objects.find("", "nodes", None, "tidegate").unwrap();
+    assert_eq!(node.items_at("/status/conditions")[0]["status"], "True");
+    world.make(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "own", "namespace": "foo"}, "spec": {}}));
+    world.settle();
+    assert_eq!(world.get("", "pods", "own").str_at("/spec/nodeName"), "tidegate");
+}
+
 /// What users and pods may do to a deployment.
 #[derive(Debug, Clone)]
 enum Step {
