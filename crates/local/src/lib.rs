@@ -6,6 +6,7 @@ pub mod dns;
 pub mod error;
 pub mod images;
 pub mod ipam;
+pub mod kubelet;
 pub mod node;
 pub mod runtime;
 pub mod vip;

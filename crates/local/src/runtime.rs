@@ -1,6 +1,6 @@
 //! Containers of pods, without a container engine: one process holds a pod's namespaces, each run of a container has a
 //! parent that keeps its log and its exit, and all of them outlive the daemon. Everything recorded lies below
-//! `<run dir>/pods/<uid>`.
+//! `<run dir>/processes/<uid>`.
 //!
 //! Not here: which container is to run when (`kubelet`), network namespaces (`node`), images.
 
@@ -49,6 +49,11 @@ const COMPLAINT_MAX: u64 = 4096;
 /// Runs this process as a hidden part of a pod or as an applet, if its name or first argument says so.
 pub(crate) fn part(name: &str, arguments: Vec<String>) -> Option<ExitCode> {
     inside::entry(name, arguments)
+}
+
+/// An error with all its causes.
+pub(crate) fn said(error: &Error) -> String {
+    inside::chain(error)
 }
 
 /// Where the pods of one mesh live.
@@ -256,7 +261,7 @@ fn await_end_of(process: &linux::pidfd::PidFd) -> Result<(), Error> {
 }
 
 fn pods(run_dir: &Path) -> PathBuf {
-    run_dir.join("pods")
+    run_dir.join("processes")
 }
 
 /// Starts a part of a pod and waits for its word that all is well.

@@ -336,7 +336,7 @@ async fn everything_ends_without_the_daemon_and_nothing_else_does() {
     let (data, run) = (place.path("data"), place.path("run"));
     assert!(mine(&data).len() >= 3, "the pod lives on");
     // Also when the records are gone.
-    std::fs::remove_dir_all(run.join("pods")).unwrap();
+    std::fs::remove_dir_all(run.join("processes")).unwrap();
     remove_all(&run, &data).unwrap();
     assert_eq!(mine(&data), Vec::<String>::new());
     remove_all(&run, &data).unwrap();

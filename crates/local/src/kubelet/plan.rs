@@ -1,0 +1,194 @@
+//! What of a pod's manifest is refused, and what each container is to be. Pure.
+
+use std::path::Path;
+
+use api::Object;
+use serde_json::Value;
+
+use super::volumes::Volumes;
+use crate::images::Image;
+use crate::runtime::spec::{ContainerSpec, File, Link, Mount};
+
+/// What every container of a pod shares.
+#[derive(Debug)]
+pub(super) struct Surroundings<'a> {
+    pub(super) addresses: &'a [String],
+    pub(super) host: &'a str,
+    pub(super) name_servers: &'a [String],
+    pub(super) links: &'a [Link],
+    pub(super) data_dir: &'a Path,
+}
+
+/// Why a pod is refused as a whole, if it is.
+pub(super) fn refusal(pod: &Object, is_virtual: impl Fn(&str) -> bool) -> Option<String> {
+    for (field, what) in
+        [("hostNetwork", "the host's network"), ("hostPID", "the host's processes"), ("hostIPC", "the host's IPC")]
+    {
+        if pod.at("/spec").get(field) == Some(&Value::Bool(true)) {
+            return Some(format!("spec.{field}: pods of a local mesh never share {what}; remove the field"));
+        }
+    }
+    let lists = ["initContainers", "containers"];
+    for container in lists
+        .iter()
+        .flat_map(|list| pod.items_at(if *list == "containers" { "/spec/containers" } else { "/spec/initContainers" }))
+    {
+        let name = container.get("name").and_then(Value::as_str).unwrap_or_default();
+        if is_virtual(name) {
+            continue;
+        }
+        let context = container.get("securityContext").unwrap_or(&Value::Null);
+        if context.get("privileged") == Some(&Value::Bool(true)) {
+            return Some(format!("container {name}: securityContext.privileged is refused on a local mesh; remove it"));
+        }
+        let added = context.pointer("/capabilities/add").and_then(Value::as_array);
+        for added in added.into_iter().flatten().filter_map(Value::as_str) {
+            if !linux::caps::CONTAINER.iter().any(|(known, _)| *known == plain_capability(added)) {
+                return Some(format!(
+                    "container {name}: capability {added} is refused on a local mesh; remove it from securityContext.capabilities.add"
+                ));
+            }
+        }
+    }
+    pod.items_at("/spec/volumes").iter().find_map(super::volumes::refusal)
+}
+
+fn plain_capability(name: &str) -> &str {
+    name.strip_prefix("CAP_").unwrap_or(name)
+}
+
+/// What a container is to be.
+pub(super) fn container(
+    pod: &Object,
+    container: &Value,
+    image: &Image,
+    around: &Surroundings<'_>,
+    volumes: &Volumes,
+    log: &Path,
+) -> Result<ContainerSpec, String> {
+    let words = |name: &str| -> Option<Vec<String>> {
+        let list = container.get(name)?.as_array()?;
+        Some(list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+    };
+    let mut environment = image.environment.clone();
+    environment.push(("HOSTNAME".to_owned(), host_name(pod)));
+    environment.push(("TIDEGATE_DATA_DIR".to_owned(), around.data_dir.display().to_string()));
+    for variable in container.get("env").and_then(Value::as_array).into_iter().flatten() {
+        let name = variable.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let value = match variable.get("valueFrom") {
+            Some(from) => volumes.variable(pod, from, around)?,
+            None => variable.get("value").and_then(Value::as_str).map(str::to_owned),
+        };
+        environment.extend(value.map(|value| (name, value)));
+    }
+    let expand = |words: Vec<String>| words.into_iter().map(|word| expanded(&word, &environment)).collect::<Vec<_>>();
+    let (entrypoint, arguments) = match (words("command"), words("args")) {
+        (Some(command), arguments) => (command, arguments.unwrap_or_default()),
+        (None, Some(arguments)) => (image.entrypoint.clone(), arguments),
+        (None, None) => (image.entrypoint.clone(), image.arguments.clone()),
+    };
+    // Only the image's own program is known to say when it serves.
+    let tells_ready =
+        image.tells_ready && entrypoint.first().is_some_and(|program| image.entrypoint.first() == Some(program));
+    let context = |name: &str| {
+        let own = container.get("securityContext").and_then(|context| context.get(name));
+        own.or_else(|| pod.at("/spec/securityContext").get(name))
+    };
+    let number = |name: &str| context(name).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
+    let user = number("runAsUser").unwrap_or(0);
+    if context("runAsNonRoot") == Some(&Value::Bool(true)) && user == 0 {
+        return Err("container has runAsNonRoot and image will run as root; set securityContext.runAsUser".to_owned());
+    }
+    let groups = pod.at("/spec/securityContext").get("supplementalGroups").and_then(Value::as_array);
+    let mut more_groups: Vec<u32> =
+        groups.into_iter().flatten().filter_map(|group| u32::try_from(group.as_u64()?).ok()).collect();
+    more_groups.extend(number("fsGroup"));
+    Ok(ContainerSpec {
+        command: expand([entrypoint, arguments].concat()),
+        directory: container.get("workingDir").and_then(Value::as_str).unwrap_or("/").to_owned(),
+        user,
+        group: number("runAsGroup").unwrap_or(0),
+        more_groups,
+        capabilities: capabilities(container),
+        read_only_root: context("readOnlyRootFilesystem") == Some(&Value::Bool(true)),
+        files: files(pod, around),
+        links: around.links.to_vec(),
+        mounts: mounts(container, volumes)?,
+        applets: crate::applets::NAMES.map(str::to_owned).to_vec(),
+        tells_ready,
+        log: log.to_owned(),
+        environment,
+    })
+}
+
+/// `$(NAME)` as Kubernetes expands it: known names only.
+fn expanded(word: &str, environment: &[(String, String)]) -> String {
+    environment.iter().rev().fold(word.to_owned(), |word, (name, value)| word.replace(&format!("$({name})"), value))
+}
+
+fn capabilities(container: &Value) -> Vec<String> {
+    let listed = |name: &str| -> Vec<&str> {
+        let list = container.pointer(&format!("/securityContext/capabilities/{name}")).and_then(Value::as_array);
+        list.into_iter().flatten().filter_map(Value::as_str).map(plain_capability).collect()
+    };
+    let (dropped, added) = (listed("drop"), listed("add"));
+    let keeps = |name: &str| added.contains(&name) || !(dropped.contains(&"ALL") || dropped.contains(&name));
+    linux::caps::CONTAINER.iter().map(|(name, _)| *name).filter(|name| keeps(name)).map(str::to_owned).collect()
+}
+
+fn mounts(container: &Value, volumes: &Volumes) -> Result<Vec<Mount>, String> {
+    let listed = container.get("volumeMounts").and_then(Value::as_array).into_iter().flatten();
+    listed
+        .map(|mount| {
+            let text = |name: &str| mount.get(name).and_then(Value::as_str).unwrap_or_default();
+            let (source, frozen) = volumes.source(text("name"), text("subPath"))?;
+            let read_only = frozen || mount.get("readOnly") == Some(&Value::Bool(true));
+            Ok(Mount { source, target: text("mountPath").to_owned(), read_only })
+        })
+        .collect()
+}
+
+/// The name of the pod's host.
+pub(super) fn host_name(pod: &Object) -> String {
+    let wanted = pod.str_at("/spec/hostname");
+    let name = if wanted.is_empty() { pod.name() } else { wanted };
+    // The kernel takes 64 bytes; Kubernetes cuts at 63.
+    name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+}
+
+/// The files below /etc: nothing of the host's.
+fn files(pod: &Object, around: &Surroundings<'_>) -> Vec<File> {
+    let namespace = pod.namespace().unwrap_or("default");
+    let host = host_name(pod);
+    let own: Vec<String> = around.addresses.iter().map(|address| format!("{address}\t{host}\n")).collect();
+    let servers: Vec<String> = around.name_servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+    let user = |name: &str, number: u32, home: &str, shell: &str| {
+        format!("{name}:x:{number}:{number}:{name}:{home}:{shell}\n")
+    };
+    let nobody = user("nobody", 65534, "/nonexistent", "/usr/sbin/nologin");
+    let file = |path: &str, text: String| File { path: path.to_owned(), text };
+    let hosts = ["127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned(), own.concat()].concat();
+    let search = format!("search {namespace}.svc.cluster.local svc.cluster.local cluster.local\n");
+    vec![
+        file("/etc/passwd", [user("root", 0, "/root", "/bin/sh"), nobody].concat()),
+        file("/etc/group", "root:x:0:\nnogroup:x:65534:\n".to_owned()),
+        file("/etc/hostname", format!("{host}\n")),
+        file("/etc/hosts", hosts),
+        file("/etc/resolv.conf", [search, servers.concat(), "options ndots:5\n".to_owned()].concat()),
+        file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
+    ]
+}
+
+/// Names that tools on the host have by way of `/etc/alternatives` (`awk`, `pager`, `editor`): those links that lead to
+/// programs below `/usr`. Only names of links are read, no file below `/etc`.
+pub(super) fn alternatives() -> Vec<Link> {
+    let directory = Path::new("/etc/alternatives");
+    let listed = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let links = listed.filter_map(|entry| {
+        let target = std::fs::read_link(entry.path()).ok()?.to_str()?.to_owned();
+        let is_program = ["/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/"].iter().any(|start| target.starts_with(start));
+        let path = entry.path().to_str()?.to_owned();
+        (is_program && !target.contains("..")).then_some(Link { path, target })
+    });
+    links.collect()
+}

@@ -1,0 +1,359 @@
+//! One pod from its link to its last process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Object, Write};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::container::{self, Shared};
+use super::view::{PodView, Role, State};
+use super::{Inner, plan, report, volumes};
+use crate::node::PodLink;
+
+/// Before a failed step of a pod's start is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+
+/// How long a pod may take to end if it does not say (Kubernetes).
+const GRACE_DEFAULT: u64 = 30;
+
+/// The life of a pod. `objects` ends when the object is gone from the store.
+pub(super) async fn run(inner: Arc<Inner>, mut objects: watch::Receiver<Arc<Object>>, views: watch::Sender<PodView>) {
+    let pod = Arc::clone(&objects.borrow());
+    let ending = CancellationToken::new();
+    let (grace, grace_left) = watch::channel(Duration::from_secs(GRACE_DEFAULT));
+    let watcher = watch_end(&mut objects, &ending, &grace);
+    let publisher = publish(&inner, &pod, &views);
+    let life = live(&inner, &pod, &views, &ending, grace_left);
+    tokio::pin!(life);
+    tokio::select! {
+        // The life alone ends; the other two go on beside it.
+        () = &mut life => {}
+        () = async { tokio::join!(watcher, publisher); } => {}
+    }
+    // The object goes last: whoever sees it gone may count on nothing of the pod being left.
+    let key = super::key(&pod);
+    drop((inner.hooks.write)(Write::Delete { key, now: true }).await);
+}
+
+/// Turns a deletion of the object into the end of the pod.
+async fn watch_end(
+    objects: &mut watch::Receiver<Arc<Object>>,
+    ending: &CancellationToken,
+    grace: &watch::Sender<Duration>,
+) {
+    loop {
+        {
+            let pod = objects.borrow_and_update();
+            if pod.is_deleting() {
+                let given = |pointer: &str| pod.at(pointer).as_u64();
+                let seconds = given("/metadata/deletionGracePeriodSeconds")
+                    .or_else(|| given("/spec/terminationGracePeriodSeconds"))
+                    .unwrap_or(GRACE_DEFAULT);
+                grace.send_replace(Duration::from_secs(seconds));
+                ending.cancel();
+            }
+        }
+        if objects.changed().await.is_err() {
+            // Taken away by force.
+            grace.send_replace(Duration::ZERO);
+            ending.cancel();
+            return;
+        }
+    }
+}
+
+/// Writes the status whenever the view has changed.
+async fn publish(inner: &Inner, pod: &Object, views: &watch::Sender<PodView>) {
+    let mut changes = views.subscribe();
+    let host = inner.node.ranges().node_v4.to_string();
+    let mut written = Value::Null;
+    loop {
+        let view = changes.borrow_and_update().clone();
+        if !view.is_published && view.started.is_some() {
+            let status = report::status(pod, &view, &host, Timestamp::now());
+            let same = without_times(&status) == without_times(&written);
+            let revision = if same { Some(view.published) } else { patch(inner, pod, &status).await };
+            if let Some(revision) = revision {
+                written = status;
+                // Only if nothing has changed meanwhile is this view what the store has.
+                let now = changes.has_changed().unwrap_or(false);
+                views.send_if_modified(|view| {
+                    view.published = view.published.max(revision);
+                    view.is_published = !now;
+                    true
+                });
+            }
+            continue;
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Writing the same status again with another time would have no end.
+fn without_times(status: &Value) -> Value {
+    let mut status = status.clone();
+    for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(fields) = condition.as_object_mut() {
+            fields.remove("lastTransitionTime");
+        }
+    }
+    status
+}
+
+/// Writes a status; the revision that holds it, none if the object is gone.
+async fn patch(inner: &Inner, pod: &Object, status: &Value) -> Option<u64> {
+    let write = Write::PatchStatus { key: super::key(pod), patch: json!({ "status": status }) };
+    match (inner.hooks.write)(write).await {
+        Ok(stored) => Some(stored.revision()),
+        Err(status) if status.code() == 404 => Some(0),
+        Err(status) => {
+            tracing::warn!(pod = pod.name(), why = status.message(), "a pod's status cannot be written");
+            Some(0)
+        }
+    }
+}
+
+async fn live(
+    inner: &Arc<Inner>,
+    pod: &Arc<Object>,
+    views: &watch::Sender<PodView>,
+    ending: &CancellationToken,
+    grace: watch::Receiver<Duration>,
+) {
+    let is_virtual = |name: &str| (inner.hooks.is_virtual)(pod.value(), name);
+    if let Some(why) = plan::refusal(pod, is_virtual) {
+        tell(inner, pod, "Warning", "Refused", &why).await;
+        change(views, |view| {
+            view.started = Some(Timestamp::now());
+            view.failed = Some(("Refused".to_owned(), why));
+        });
+        ending.cancelled().await;
+        return;
+    }
+    let assigned = format!(
+        "Successfully assigned {}/{} to {}",
+        pod.namespace().unwrap_or("default"),
+        pod.name(),
+        crate::controllers::NODE_NAME
+    );
+    tell(inner, pod, "Normal", "Scheduled", &assigned).await;
+    while !ending.is_cancelled() {
+        match link(inner, pod).await {
+            Ok(link) => {
+                if let Err(why) = linked(inner, pod, views, ending, grace.clone(), &link).await {
+                    fail_start(inner, pod, views, &why).await;
+                    wait_to_try(ending).await;
+                }
+            }
+            Err(why) => {
+                fail_start(inner, pod, views, &why).await;
+                wait_to_try(ending).await;
+            }
+        }
+    }
+    unlink(inner, pod).await;
+    // Volumes and logs go with the pod.
+    for directory in [volume_dir(inner, pod), log_dir(inner, pod)] {
+        drop(tokio::fs::remove_dir_all(directory).await);
+    }
+}
+
+async fn wait_to_try(ending: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(TRY_AGAIN) => {} // timer: the wait before another try
+        () = ending.cancelled() => {}
+    }
+}
+
+async fn fail_start(inner: &Inner, pod: &Object, views: &watch::Sender<PodView>, why: &str) {
+    tell(inner, pod, "Warning", "FailedCreatePodSandBox", why).await;
+    change(views, |view| {
+        view.started.get_or_insert_with(Timestamp::now);
+        for container in &mut view.containers {
+            container.state = State::waiting("CreatePodError", why);
+        }
+    });
+}
+
+/// The pod's link, guarded.
+async fn link(inner: &Arc<Inner>, pod: &Arc<Object>) -> Result<PodLink, String> {
+    let (node, uid) = (Arc::clone(&inner.node), pod.uid().to_owned());
+    let made = tokio::task::spawn_blocking(move || node.pod_link(&uid)).await;
+    let link = made.map_err(|error| error.to_string())?.map_err(|error| said(&error))?;
+    (inner.hooks.attach)(Arc::clone(pod), link.clone()).await?;
+    Ok(link)
+}
+
+async fn unlink(inner: &Arc<Inner>, pod: &Arc<Object>) {
+    let Some(link) = inner.node.pod_links().into_iter().find(|link| link.uid == pod.uid()) else { return };
+    if let Err(why) = (inner.hooks.detach)(Arc::clone(pod), link).await {
+        tracing::warn!(pod = pod.name(), why, "a pod's link is not let go of");
+    }
+    let (node, uid) = (Arc::clone(&inner.node), pod.uid().to_owned());
+    match tokio::task::spawn_blocking(move || node.pod_unlink(&uid)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(pod = pod.name(), why = said(&error), "a pod's link is not removed"),
+        Err(error) => tracing::warn!(pod = pod.name(), why = %error, "a pod's link is not removed"),
+    }
+}
+
+/// From the link to the last process.
+async fn linked(
+    inner: &Arc<Inner>,
+    pod: &Arc<Object>,
+    views: &watch::Sender<PodView>,
+    ending: &CancellationToken,
+    grace: watch::Receiver<Duration>,
+    link: &PodLink,
+) -> Result<(), String> {
+    let addresses = vec![link.v4.to_string(), link.v6.to_string()];
+    change(views, |view| {
+        view.addresses.clone_from(&addresses);
+        view.started.get_or_insert_with(Timestamp::now);
+    });
+    // Written, then in every table: only then may the first process run.
+    let mut published = views.subscribe();
+    let revision = published
+        .wait_for(|view| view.published > 0)
+        .await
+        .map(|view| view.published)
+        .map_err(|error| error.to_string())?;
+    let mut settled = inner.hooks.settled.clone();
+    tokio::select! {
+        _ = settled.wait_for(|&settled| settled >= revision) => {}
+        () = ending.cancelled() => return Ok(()),
+    }
+    let ranges = inner.node.ranges();
+    let name_servers = vec![ranges.dns_v4.to_string(), ranges.dns_v6.to_string()];
+    let host = ranges.node_v4.to_string();
+    let around = plan::Surroundings {
+        addresses: &addresses,
+        host: &host,
+        name_servers: &name_servers,
+        links: &[],
+        data_dir: inner.runtime.data_dir(),
+    };
+    let volumes = volumes::make(pod, &volume_dir(inner, pod), &around, Arc::clone(&inner.hooks.find))?;
+    let sandbox = inner
+        .runtime
+        .start_sandbox(pod.uid(), &link.path, &plan::host_name(pod))
+        .await
+        .map_err(|error| said(&error))?;
+    let shared = Arc::new(Shared {
+        inner: Arc::clone(inner),
+        pod: Arc::clone(pod),
+        sandbox,
+        netns: link.netns.clone(),
+        addresses,
+        host,
+        name_servers,
+        links: plan::alternatives(),
+        volumes,
+        views: views.clone(),
+        ending: ending.clone(),
+        grace,
+    });
+    containers(&shared).await;
+    // Nothing is left of the containers; the last holder of the sandbox ends it.
+    let Some(shared) = Arc::into_inner(shared) else { return Err("containers of the pod live on".to_owned()) };
+    shared.sandbox.stop().await.map_err(|error| said(&error))
+}
+
+/// Runs the containers in their order until the pod is to end.
+async fn containers(shared: &Arc<Shared>) {
+    let pod = &shared.pod;
+    let mut tasks = JoinSet::new();
+    for manifest in pod.items_at("/spec/initContainers") {
+        let Some((name, role, is_virtual)) = known(shared, manifest) else { continue };
+        if is_virtual {
+            stand_in(shared, &name, role);
+        } else if role == Role::Sidecar {
+            tasks.spawn(container::run(Arc::clone(shared), manifest.clone(), role));
+        } else if !container::run(Arc::clone(shared), manifest.clone(), role).await {
+            // Failed for good, or the pod is to end.
+            shared.ending.cancelled().await;
+            while tasks.join_next().await.is_some() {}
+            return;
+        }
+    }
+    change(&shared.views, |view| {
+        view.initialized = true;
+        for container in view.containers.iter_mut().filter(|container| container.role == Role::Main) {
+            container.state = State::waiting("ContainerCreating", "");
+        }
+    });
+    for manifest in pod.items_at("/spec/containers") {
+        let Some((name, role, is_virtual)) = known(shared, manifest) else { continue };
+        if is_virtual {
+            stand_in(shared, &name, role);
+        } else {
+            tasks.spawn(container::run(Arc::clone(shared), manifest.clone(), role));
+        }
+    }
+    while tasks.join_next().await.is_some() {}
+    shared.ending.cancelled().await;
+}
+
+fn known(shared: &Shared, manifest: &Value) -> Option<(String, Role, bool)> {
+    let name = manifest.get("name")?.as_str()?;
+    shared.views.borrow().container(name).map(|view| (view.name.clone(), view.role, view.is_virtual))
+}
+
+/// A container that stands for the data plane: what it stands for is in force already.
+fn stand_in(shared: &Shared, name: &str, role: Role) {
+    let now = Timestamp::now();
+    let id = format!("tidegate://{}/{name}/virtual", shared.pod.uid());
+    change(&shared.views, |view| {
+        let Some(container) = view.containers.iter_mut().find(|container| container.name == name) else { return };
+        container.ready = true;
+        container.image_id.clone_from(&container.image);
+        container.state = if role == Role::Init {
+            State::Terminated {
+                code: 0,
+                signal: None,
+                reason: "Completed".into(),
+                message: String::new(),
+                since: now,
+                until: now,
+                id,
+            }
+        } else {
+            State::Running { since: now, id }
+        };
+    });
+}
+
+fn change(views: &watch::Sender<PodView>, change: impl FnOnce(&mut PodView)) {
+    views.send_modify(|view| {
+        change(view);
+        view.is_published = false;
+    });
+}
+
+/// Tells an event of a pod; one that cannot be stored is logged.
+pub(super) async fn tell(inner: &Inner, pod: &Object, kind: &str, reason: &str, message: &str) {
+    let event = report::event(pod, kind, reason, message, Timestamp::now());
+    if let Err(status) = (inner.hooks.write)(Write::Create(event)).await {
+        tracing::warn!(pod = pod.name(), reason, why = status.message(), "an event cannot be stored");
+    }
+}
+
+fn volume_dir(inner: &Inner, pod: &Object) -> PathBuf {
+    inner.runtime.data_dir().join("volumes").join(pod.uid())
+}
+
+pub(super) fn log_dir(inner: &Inner, pod: &Object) -> PathBuf {
+    inner.runtime.data_dir().join("logs").join(pod.uid())
+}
+
+fn said(error: &crate::Error) -> String {
+    crate::runtime::said(error)
+}

@@ -1,0 +1,128 @@
+//! Probes, made from inside the pod: its own address, by its own `lo`. No policy judges them, no other pod sees them.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use linux::netns::NetNs;
+use serde_json::Value;
+
+use crate::runtime::Runtime;
+use crate::runtime::exec::Command;
+
+/// A probe of a container.
+#[derive(Debug, Clone)]
+pub(super) struct Probe {
+    action: Action,
+    pub(super) initial: Duration,
+    pub(super) period: Duration,
+    bound: Duration,
+    pub(super) successes: u32,
+    pub(super) failures: u32,
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    Exec(Vec<String>),
+    Tcp(u16),
+    Http { port: u16, path: String },
+}
+
+impl Probe {
+    /// The probe of that name, if the container has it in a form known here.
+    pub(super) fn of(container: &Value, name: &str) -> Option<Self> {
+        let probe = container.get(name)?;
+        let number = |name: &str, default: u64| {
+            probe.get(name).and_then(Value::as_u64).filter(|&given| given > 0).unwrap_or(default)
+        };
+        let count = |name: &str, default: u64| u32::try_from(number(name, default)).unwrap_or(u32::MAX);
+        let action = if let Some(command) = probe.pointer("/exec/command").and_then(Value::as_array) {
+            Action::Exec(command.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+        } else if let Some(socket) = probe.get("tcpSocket") {
+            Action::Tcp(port(container, socket.get("port")?)?)
+        } else {
+            let get = probe.get("httpGet")?;
+            let path = get.get("path").and_then(Value::as_str).unwrap_or("/").to_owned();
+            Action::Http { port: port(container, get.get("port")?)?, path }
+        };
+        Some(Self {
+            action,
+            initial: Duration::from_secs(probe.get("initialDelaySeconds").and_then(Value::as_u64).unwrap_or(0)),
+            period: Duration::from_secs(number("periodSeconds", 10)),
+            bound: Duration::from_secs(number("timeoutSeconds", 1)),
+            successes: count("successThreshold", 1),
+            failures: count("failureThreshold", 3),
+        })
+    }
+
+    /// One try; the error says what was found.
+    pub(super) async fn ask(
+        &self,
+        runtime: &Runtime,
+        run: &Path,
+        netns: &NetNs,
+        address: IpAddr,
+    ) -> Result<(), String> {
+        let outcome = match &self.action {
+            Action::Exec(command) => {
+                let command = Command { command: command.clone(), stdin: false, tty: false };
+                let session = runtime.exec(run, &command).map_err(|error| error.to_string())?;
+                tokio::time::timeout(self.bound, session.exit).await.map(|code| match code {
+                    Ok(0) => Ok(()),
+                    Ok(code) => Err(format!("command exited with {code}")),
+                    Err(error) => Err(error.to_string()),
+                })
+            }
+            Action::Tcp(_) | Action::Http { .. } => {
+                let (own, netns) = (self.clone(), netns.clone());
+                let asked = tokio::task::spawn_blocking(move || {
+                    netns.run(|| own.connect(address)).unwrap_or_else(|error| Err(error.to_string()))
+                });
+                tokio::time::timeout(self.bound, asked)
+                    .await
+                    .map(|asked| asked.unwrap_or_else(|error| Err(error.to_string())))
+            }
+        };
+        outcome.unwrap_or_else(|_| Err(format!("timed out after {} s", self.bound.as_secs())))
+    }
+
+    fn connect(&self, address: IpAddr) -> Result<(), String> {
+        let (port, path) = match &self.action {
+            Action::Tcp(port) => (*port, None),
+            Action::Http { port, path } => (*port, Some(path)),
+            Action::Exec(_) => return Ok(()),
+        };
+        let target = SocketAddr::new(address, port);
+        let failed = |error: std::io::Error| format!("{target}: {error}");
+        let mut connection = TcpStream::connect_timeout(&target, self.bound).map_err(failed)?;
+        let Some(path) = path else { return Ok(()) };
+        connection.set_read_timeout(Some(self.bound)).map_err(failed)?;
+        write!(connection, "GET {path} HTTP/1.0\r\nHost: {target}\r\nUser-Agent: kube-probe\r\n\r\n")
+            .map_err(failed)?;
+        // "HTTP/1.1 200": the status is in the first 12 bytes.
+        let mut line = [0; 12];
+        connection.read_exact(&mut line).map_err(failed)?;
+        let status =
+            line.get(9..).and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| digits.parse().ok());
+        match status {
+            Some(200..=399_u16) => Ok(()),
+            Some(status) => Err(format!("HTTP probe failed with statuscode: {status}")),
+            None => Err(format!("{target} does not speak HTTP")),
+        }
+    }
+}
+
+/// A port by number, or by the name that the container gives it.
+fn port(container: &Value, port: &Value) -> Option<u16> {
+    if let Some(number) = port.as_u64() {
+        return u16::try_from(number).ok();
+    }
+    let name = port.as_str()?;
+    let named = container
+        .get("ports")?
+        .as_array()?
+        .iter()
+        .find(|port| port.get("name").and_then(Value::as_str) == Some(name))?;
+    u16::try_from(named.get("containerPort")?.as_u64()?).ok()
+}

@@ -1,0 +1,132 @@
+//! What the kubelet knows of a pod: the one source of its status, of `exec` and of `logs`.
+
+use std::path::PathBuf;
+
+use api::Object;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::Hooks;
+
+/// A pod as it is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PodView {
+    pub(super) addresses: Vec<String>,
+    pub(super) started: Option<Timestamp>,
+    pub(super) containers: Vec<ContainerView>,
+    /// The pod will not run (any more), with reason and message.
+    pub(super) failed: Option<(String, String)>,
+    /// All init containers are done.
+    pub(super) initialized: bool,
+    /// Revision of the store that holds the last status written.
+    pub(super) published: u64,
+    /// The last status written is of this view.
+    pub(super) is_published: bool,
+}
+
+/// A container as it is.
+#[derive(Debug, Clone)]
+pub(super) struct ContainerView {
+    pub(super) name: String,
+    pub(super) image: String,
+    pub(super) image_id: String,
+    pub(super) role: Role,
+    pub(super) is_virtual: bool,
+    pub(super) state: State,
+    pub(super) last: Option<State>,
+    pub(super) restarts: u32,
+    pub(super) ready: bool,
+    /// Records of the run now, for `exec`.
+    pub(super) run: Option<PathBuf>,
+    pub(super) log: Option<PathBuf>,
+    pub(super) log_before: Option<PathBuf>,
+}
+
+/// What a container is in its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Runs to its end before the next one.
+    Init,
+    /// An init container that goes on running.
+    Sidecar,
+    /// A plain container.
+    Main,
+}
+
+/// What a container does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    Waiting {
+        reason: String,
+        message: String,
+    },
+    Running {
+        since: Timestamp,
+        id: String,
+    },
+    Terminated {
+        code: i32,
+        signal: Option<i32>,
+        reason: String,
+        message: String,
+        since: Timestamp,
+        until: Timestamp,
+        id: String,
+    },
+}
+
+impl State {
+    pub(super) fn waiting(reason: &str, message: &str) -> Self {
+        Self::Waiting { reason: reason.to_owned(), message: message.to_owned() }
+    }
+
+    /// Whether the first start is behind it, well or badly.
+    fn has_begun(&self) -> bool {
+        match self {
+            Self::Waiting { reason, .. } => !matches!(reason.as_str(), "ContainerCreating" | "PodInitializing"),
+            Self::Running { .. } | Self::Terminated { .. } => true,
+        }
+    }
+}
+
+impl PodView {
+    pub(super) fn of(pod: &Object, hooks: &Hooks) -> Self {
+        let list = |pointer: &'static str| pod.items_at(pointer).iter().map(move |container| (pointer, container));
+        let containers = list("/spec/initContainers").chain(list("/spec/containers"));
+        let view = |(list, container): (&str, &Value)| {
+            let text = |name: &str| container.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let role = match (list, text("restartPolicy").as_str()) {
+                ("/spec/initContainers", "Always") => Role::Sidecar,
+                ("/spec/initContainers", _) => Role::Init,
+                _ => Role::Main,
+            };
+            let has_init = !pod.items_at("/spec/initContainers").is_empty();
+            let reason = if has_init { "PodInitializing" } else { "ContainerCreating" };
+            ContainerView {
+                is_virtual: (hooks.is_virtual)(pod.value(), &text("name")),
+                name: text("name"),
+                image: text("image"),
+                image_id: String::new(),
+                role,
+                state: State::waiting(reason, ""),
+                last: None,
+                restarts: 0,
+                ready: false,
+                run: None,
+                log: None,
+                log_before: None,
+            }
+        };
+        Self { containers: containers.map(view).collect(), ..Self::default() }
+    }
+
+    /// Whether nothing of the pod is still on its first start, and the store knows.
+    pub(super) fn is_settled_start(&self) -> bool {
+        let begun = self.failed.is_some() || self.containers.iter().all(|container| container.state.has_begun());
+        begun && self.is_published
+    }
+
+    pub(super) fn container(&self, name: &str) -> Option<&ContainerView> {
+        self.containers.iter().find(|container| container.name == name)
+    }
+}
