@@ -13,6 +13,7 @@ pub mod netns;
 pub mod nflog;
 pub mod nft;
 pub mod pidfd;
+pub mod probe;
 pub mod process;
 pub mod route;
 pub mod seccomp;
