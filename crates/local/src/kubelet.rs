@@ -129,10 +129,15 @@ impl Kubelet {
         tokio::time::timeout(bound, all).await.is_ok()
     }
 
-    /// Stops looking after pods without ending any: for an end of the daemon that pods are to survive.
-    pub fn leave(&self) {
-        for (_, entry) in self.pods().drain() {
+    /// Stops looking after pods without ending any, and returns when nothing is done for them any more: for an end of the
+    /// daemon, after which pods live on or are removed by [`Runtime::remove_all`].
+    pub async fn leave(&self) {
+        self.inner.runtime.close();
+        let entries: Vec<Entry> = self.pods().drain().map(|(_, entry)| entry).collect();
+        for entry in entries {
             entry.task.abort();
+            // Aborted or ended: either way it is over.
+            drop(entry.task.await);
         }
     }
 

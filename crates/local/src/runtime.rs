@@ -7,6 +7,7 @@
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use linux::pidfd::ProcessId;
@@ -43,6 +44,9 @@ const SCRATCH: &str = "root";
 /// How long a killed process may take to be gone: the kernel frees the memory of a pod in well under a second.
 const END_BOUND: Duration = Duration::from_secs(10);
 
+/// Looks for processes of pods until none is found. Three generations start one another: parent, first process, program.
+const LOOKS_MAX: usize = 8;
+
 /// Longest complaint of a part of a pod that is passed on.
 const COMPLAINT_MAX: u64 = 4096;
 
@@ -62,6 +66,8 @@ pub struct Runtime {
     data_dir: PathBuf,
     run_dir: PathBuf,
     program: PathBuf,
+    /// Nothing is started any more; held for reading while something is.
+    closed: Arc<RwLock<bool>>,
 }
 
 /// The namespaces of a running pod. Dropping it ends nothing.
@@ -82,7 +88,12 @@ pub struct Running {
 impl Runtime {
     /// The pods of the mesh with this data directory; records below `run_dir`.
     pub fn new(data_dir: &Path, run_dir: &Path) -> Self {
-        Self { data_dir: data_dir.to_owned(), run_dir: run_dir.to_owned(), program: inside::OWN_PROGRAM.into() }
+        Self {
+            data_dir: data_dir.to_owned(),
+            run_dir: run_dir.to_owned(),
+            program: inside::OWN_PROGRAM.into(),
+            closed: Arc::default(),
+        }
     }
 
     /// The same with another program than the running one as the parts of pods; its `main` must call
@@ -96,6 +107,16 @@ impl Runtime {
     /// Where the mesh keeps what must last.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    /// From here on nothing is started any more, also by clones.
+    pub fn close(&self) {
+        *self.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    fn spawn(&self, command: &mut tokio::process::Command) -> io::Result<Child> {
+        let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
+        if *closed { Err(io::Error::other("the mesh is going down")) } else { command.spawn() }
     }
 
     fn part(&self, name: &str) -> std::process::Command {
@@ -113,7 +134,7 @@ impl Runtime {
         make_directory(&directory)?;
         let mut command = self.part(SANDBOX);
         command.arg("--pod").arg(&directory).arg("--netns").arg(netns).arg("--host-name").arg(host_name);
-        let parent = begin(command, "a pod").await?;
+        let parent = self.begin(command, "a pod").await?;
         let first = spec::read::<Recorded>(&directory.join(RECORD_SANDBOX))?.into();
         Ok(Sandbox { parent, first, directory })
     }
@@ -132,11 +153,32 @@ impl Runtime {
         spec::write(&directory.join(RECORD_SPEC), spec)?;
         let mut command = self.part(SHIM);
         command.arg("--pod").arg(&sandbox.directory).arg("--run").arg(&directory);
-        let parent = begin(command, "a container").await?;
+        let parent = self.begin(command, "a container").await?;
         if let Some(id) = parent.id().and_then(ProcessId::of) {
             spec::write(&directory.join(RECORD_SHIM), &Recorded::from(id))?;
         }
         Ok(Running { parent, directory })
+    }
+
+    /// Starts a part of a pod and waits for its word that all is well.
+    async fn begin(&self, command: std::process::Command, what: &str) -> Result<Child, Error> {
+        let mut command = tokio::process::Command::from(command);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let failed = |source: io::Error| inside::started(what, &source);
+        let mut child = self.spawn(&mut command).map_err(failed)?;
+        let mut word = String::new();
+        if let Some(output) = child.stdout.take() {
+            tokio::io::BufReader::new(output).read_line(&mut word).await.map_err(failed)?;
+        }
+        if !word.is_empty() {
+            return Ok(child);
+        }
+        let mut complaint = String::new();
+        if let Some(errors) = child.stderr.take() {
+            errors.take(COMPLAINT_MAX).read_to_string(&mut complaint).await.map_err(failed)?;
+        }
+        child.wait().await.map_err(failed)?;
+        Err(Error::Container { doing: format!("start {what}"), why: complaint.trim_end().to_owned() })
     }
 
     /// Ends every process and removes every record of this mesh's pods.
@@ -203,12 +245,18 @@ pub fn remove_all(run_dir: &Path, data_dir: &Path) -> Result<(), Error> {
         .iter()
         .filter_map(|pod| spec::read::<Recorded>(&pod.join(RECORD_SANDBOX)).ok().map(ProcessId::from))
         .collect();
-    ours.extend(parts(data_dir)?);
-    let handles: Vec<_> = ours.into_iter().map(open).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-    for process in &handles {
-        inside::kernel("end a pod", process.signal(Signal::KILL))?;
+    // One that is just being started may not be seen in the first look; its parent, which starts no more, is.
+    for _ in 0..LOOKS_MAX {
+        ours.extend(parts(data_dir)?);
+        let handles: Vec<_> = ours.drain(..).map(open).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        if handles.is_empty() {
+            break;
+        }
+        for process in &handles {
+            inside::kernel("end a pod", process.signal(Signal::KILL))?;
+        }
+        handles.iter().try_for_each(await_end_of)?;
     }
-    handles.iter().try_for_each(await_end_of)?;
     if directory.exists() { remove_directory(&directory) } else { Ok(()) }
 }
 
@@ -262,27 +310,6 @@ fn await_end_of(process: &linux::pidfd::PidFd) -> Result<(), Error> {
 
 fn pods(run_dir: &Path) -> PathBuf {
     run_dir.join("processes")
-}
-
-/// Starts a part of a pod and waits for its word that all is well.
-async fn begin(command: std::process::Command, what: &str) -> Result<Child, Error> {
-    let mut command = tokio::process::Command::from(command);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let failed = |source: io::Error| inside::started(what, &source);
-    let mut child = command.spawn().map_err(failed)?;
-    let mut word = String::new();
-    if let Some(output) = child.stdout.take() {
-        tokio::io::BufReader::new(output).read_line(&mut word).await.map_err(failed)?;
-    }
-    if !word.is_empty() {
-        return Ok(child);
-    }
-    let mut complaint = String::new();
-    if let Some(errors) = child.stderr.take() {
-        errors.take(COMPLAINT_MAX).read_to_string(&mut complaint).await.map_err(failed)?;
-    }
-    child.wait().await.map_err(failed)?;
-    Err(Error::Container { doing: format!("start {what}"), why: complaint.trim_end().to_owned() })
 }
 
 fn open(id: ProcessId) -> Result<Option<linux::pidfd::PidFd>, Error> {

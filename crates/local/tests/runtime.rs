@@ -242,7 +242,7 @@ async fn another_user_holds_no_capability() {
     let (_, log) = place.run(&sandbox, "c", &spec).await;
     assert!(log.starts_with("1337\n1338\n1338 2000\n"), "{log}");
     assert_eq!(log.matches("\t0000000000000000\n").count(), 4, "{log}");
-    assert!(log.contains("cannot touch '/x'") && log.ends_with("ok\n"), "{log}");
+    assert!(log.contains("cannot touch '/x'") && log.contains("ok\n"), "{log}");
     let mut frozen = place.shell("echo x > /x");
     frozen.read_only_root = true;
     let (_, log) = place.run(&sandbox, "frozen", &frozen).await;

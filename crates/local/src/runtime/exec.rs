@@ -71,14 +71,14 @@ impl Runtime {
         }
         command.arg("--").args(&wanted.command);
         let mut command = tokio::process::Command::from(command);
-        if wanted.tty { with_terminal(command) } else { with_pipes(&mut command, wanted.stdin) }
+        if wanted.tty { with_terminal(self, command) } else { with_pipes(self, &mut command, wanted.stdin) }
     }
 }
 
-fn with_pipes(command: &mut tokio::process::Command, stdin: bool) -> Result<Session, Error> {
+fn with_pipes(runtime: &Runtime, command: &mut tokio::process::Command, stdin: bool) -> Result<Session, Error> {
     let failed = |source: io::Error| inside::started("a command in a container", &source);
     command.stdin(if stdin { Stdio::piped() } else { Stdio::null() }).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(failed)?;
+    let mut child = runtime.spawn(command).map_err(failed)?;
     let stdin = child.stdin.take().map(|pipe| Box::new(pipe) as Box<dyn AsyncWrite + Send + Unpin>);
     let gone = || failed(io::Error::other("it has no output"));
     let stdout = child.stdout.take().ok_or_else(gone)?;
@@ -87,7 +87,7 @@ fn with_pipes(command: &mut tokio::process::Command, stdin: bool) -> Result<Sess
     Ok(Session { stdin, stdout: Box::new(stdout), stderr: Some(Box::new(stderr)), terminal: None, exit })
 }
 
-fn with_terminal(mut command: tokio::process::Command) -> Result<Session, Error> {
+fn with_terminal(runtime: &Runtime, mut command: tokio::process::Command) -> Result<Session, Error> {
     let failed = |source: io::Error| inside::started("a command with a terminal", &source);
     let kernel = |errno: rustix::io::Errno| failed(errno.into());
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -99,7 +99,7 @@ fn with_terminal(mut command: tokio::process::Command) -> Result<Session, Error>
     let slave = rustix::pty::ioctl_tiocgptpeer(&master, peer).map_err(kernel)?;
     let copy = || slave.try_clone().map(Stdio::from).map_err(failed);
     command.stdin(copy()?).stdout(copy()?).stderr(copy()?);
-    let mut child = command.spawn().map_err(failed)?;
+    let mut child = runtime.spawn(&mut command).map_err(failed)?;
     // The command holds copies of the slave until they are dropped; reading the master must end with the program.
     drop((command, slave));
     #[expect(deprecated, reason = "the replacement is unsafe; an `OwnedFd` keeps its descriptor open as that demands")]
