@@ -1,6 +1,6 @@
 //! What applies to one workload: its policies by stage, in the order in which a deciding rule is reported, indexed by port.
 
-mod index;
+pub(crate) mod index;
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;

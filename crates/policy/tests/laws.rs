@@ -344,6 +344,18 @@ fn unknown_is_refused_and_outside_the_mesh_is_open() {
 }
 
 #[test]
+fn a_workload_of_the_root_namespace_gets_its_policies_once() {
+    // S-24
+    for (seed, _, mut world) in worlds(10).take(40) {
+        world.workloads[0].id.namespace = "istio-system".to_owned();
+        let snapshot = snapshot(&world);
+        let policies: Vec<_> = snapshot.workload(&world.workloads[0].id).unwrap().policies().collect();
+        let distinct: std::collections::BTreeSet<_> = policies.iter().collect();
+        assert_eq!(distinct.len(), policies.len(), "seed {seed}");
+    }
+}
+
+#[test]
 fn an_address_of_two_workloads_has_no_identity() {
     let mut world = generate::world(&mut Random(2), SIDECAR);
     for workload in &mut world.workloads {

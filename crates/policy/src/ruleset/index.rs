@@ -134,10 +134,14 @@ fn marks(entry: &CompiledEntry) -> u64 {
     wanted(entry).find_map(|set| if let Set::Principals(set) = set { set.marks() } else { None }).unwrap_or(u64::MAX)
 }
 
-/// The ports that a rule is bound to, if they are few.
 fn few_ports(rule: &CompiledRule) -> Option<Vec<u16>> {
+    bound_ports(rule).filter(|ports| ports.len() <= INDEXED_PORTS_MAX)
+}
+
+/// The ports, ascending, beyond which a rule never matches; `None` if it is not bound to named ones.
+pub(crate) fn bound_ports(rule: &CompiledRule) -> Option<Vec<u16>> {
     let from_when = rule.when.iter().find_map(ports).map(<[u16]>::to_vec);
-    let bound = from_when.or_else(|| {
+    from_when.or_else(|| {
         let mut all = Vec::new();
         for entry in &rule.to {
             all.extend_from_slice(ports(entry)?);
@@ -145,8 +149,7 @@ fn few_ports(rule: &CompiledRule) -> Option<Vec<u16>> {
         all.sort_unstable();
         all.dedup();
         (!rule.to.is_empty()).then_some(all)
-    })?;
-    (bound.len() <= INDEXED_PORTS_MAX).then_some(bound)
+    })
 }
 
 fn ports(entry: &CompiledEntry) -> Option<&[u16]> {

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use crate::compile::rule::{Check, CompiledEntry, CompiledRule};
 use crate::identity::SpiffeId;
 use crate::matcher::{Names, Set, Truth, View};
+use crate::ruleset::index::bound_ports;
 use crate::ruleset::{Reach, Ruleset, Stage};
 use crate::spec::Attribute;
 
@@ -208,9 +209,14 @@ impl<'a> Product<'a> {
         };
         let operation_holds =
             |entry: &CompiledEntry, port: u16| !entry.never && entry.checks.iter().all(|check| holds_at(check, port));
+        let class_of = |port: u16| classes.partition_point(|class| *class.end() < port);
+        let candidates: Vec<usize> = match bound_ports(rule) {
+            Some(ports) => ports.into_iter().map(class_of).collect(),
+            None => (0..classes.len()).collect(),
+        };
         let mut ranges: Vec<RangeInclusive<usize>> = Vec::new();
-        for (class, ports) in classes.iter().enumerate() {
-            let port = *ports.start();
+        for class in candidates {
+            let Some(port) = classes.get(class).map(|ports| *ports.start()) else { continue };
             let holds = conditions.iter().all(|check| holds_at(check, port))
                 && (rule.to.is_empty() || rule.to.iter().any(|entry| operation_holds(entry, port)));
             if !holds {

@@ -17,7 +17,7 @@ use crate::space;
 
 /// Port classes counted in or out before the table counts as too large. Each takes a few nanoseconds: the compilation of any policy
 /// that is accepted ends within a second.
-const WORK_MAX: usize = 150_000_000;
+const WORK_MAX: usize = 90_000_000;
 
 /// How many rules of each weight hold at a port class.
 #[derive(Clone, Copy, Default)]
@@ -65,8 +65,8 @@ struct Sweep<'a> {
     tally: Vec<Tally>,
     /// Counts the changes of `tally`.
     version: u64,
-    /// Classes whose tally changed since the last column was painted.
-    touched: Vec<usize>,
+    /// Ranges of classes whose tally changed since the last column was painted.
+    touched: Vec<(usize, usize)>,
     shown: Vec<Verdict>,
     overlay: Overlay,
     by_identity: HashMap<SpiffeId, (u64, Overlay)>,
@@ -84,7 +84,7 @@ pub(super) fn table(snapshot: &Snapshot, state: &WorkloadState, address: IpAddr)
         product,
         tally: vec![Tally::default(); classes.len()],
         version: 0,
-        touched: (0..classes.len()).collect(),
+        touched: vec![(0, classes.len().saturating_sub(1))],
         shown: Vec::new(),
         overlay: Rc::from([]),
         by_identity: HashMap::new(),
@@ -141,12 +141,10 @@ impl Sweep<'_> {
             return Ok(());
         };
         for range in &rule.classes {
-            for class in range.clone() {
-                if let Some(tally) = self.tally.get_mut(class) {
-                    tally.count(rule.weight, holds);
-                }
-                self.touched.push(class);
+            for tally in self.tally.get_mut(range.clone()).unwrap_or_default() {
+                tally.count(rule.weight, holds);
             }
+            self.touched.push((*range.start(), *range.end()));
             self.work += range.end() - range.start() + 1;
         }
         if self.work > WORK_MAX {
@@ -220,12 +218,17 @@ impl Sweep<'_> {
     /// Paints what differs from the column shown so far.
     fn paint(&mut self, from: u128, overlay: Overlay) -> Result<(), TooLarge> {
         let mut touched = std::mem::take(&mut self.touched);
-        touched.extend(self.overlay.iter().chain(overlay.iter()).map(|(class, _)| *class));
+        touched.extend(self.overlay.iter().chain(overlay.iter()).map(|(class, _)| (*class, *class)));
         touched.sort_unstable();
-        touched.dedup();
+        let mut next = 0;
+        let classes = touched.iter().flat_map(|(first, last)| {
+            let from = next.max(*first);
+            next = next.max(last + 1);
+            from..=*last
+        });
         let mut over = overlay.iter().peekable();
         let mut run: Option<Run> = None;
-        for &class in &touched {
+        for class in classes {
             while over.next_if(|(other, _)| *other < class).is_some() {}
             let wanted = over
                 .next_if(|(other, _)| *other == class)

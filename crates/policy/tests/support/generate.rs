@@ -202,10 +202,12 @@ fn any_policy(random: &mut Random, index: usize, wish: Wish) -> Value {
     if action == "CUSTOM" {
         spec.insert("provider".to_owned(), json!({"name": random.pick(&["grpc", "grpc", "http", "unknown"])}));
     }
-    let rules: Vec<Value> = (0..random.below(4)).map(|_| rule(random, action, wish)).collect();
+    // Sometimes enough rules that `rule[10]` comes before `rule[2]`.
+    let count = if random.percent(5) { 12 } else { random.below(4) };
+    let rules: Vec<Value> = (0..count).map(|_| rule(random, action, wish)).collect();
     spec.insert("rules".to_owned(), rules.into());
-    // Two names such that byte order and length order of the keys differ.
-    let name = format!("p{}{index}", random.pick(&["", "-"]));
+    // Each name begins with the one before, so that the order of names is not the order of keys (S-34).
+    let name = format!("p{}", "-x".repeat(index));
     let mut metadata = json!({"name": name, "namespace": random.pick(HOMES)});
     if random.percent(15) {
         metadata["annotations"] = json!({"istio.io/dry-run": random.pick(&["true", "false"])});
