@@ -63,6 +63,8 @@ pub enum Trouble {
     NotLoaded(Error),
     /// Its table is in force; open connections could not be judged.
     NotJudged(Error),
+    /// Its table is in force; packets that met the one before may have opened connections after they were judged.
+    InFlight,
 }
 
 impl fmt::Display for Trouble {
@@ -72,6 +74,9 @@ impl fmt::Display for Trouble {
             Self::TooLarge(too_large) => write!(f, "every connection is refused: {too_large}"),
             Self::NotLoaded(error) => write!(f, "every connection is refused: {}", with_causes(error)),
             Self::NotJudged(error) => write!(f, "open connections may be left over: {}", with_causes(error)),
+            Self::InFlight => {
+                f.write_str("connections may be left over: the kernel offers no barrier for packets in flight")
+            }
         }
     }
 }
@@ -243,11 +248,8 @@ fn write(pod: Arc<Pod>, snapshot: &Arc<Snapshot>) -> Written {
 /// The table that the snapshot has for a pod.
 fn wanted(pod: &Pod, snapshot: &Snapshot) -> (Wanted, Option<Trouble>) {
     let generation = snapshot.generation();
-    let Some(state) = snapshot.workload(pod.workload()) else {
+    if snapshot.workload(pod.workload()).is_none() {
         return (Wanted::closed(generation), Some(Trouble::Unknown));
-    };
-    if !state.workload().in_mesh {
-        return (Wanted { generation, four: Half::open(), six: Half::open() }, None);
     }
     let half = |address| table(snapshot, pod.workload(), address).map(|table| Half::of(&table, address.is_ipv6()));
     let [v4, v6] = pod.addresses();
@@ -297,7 +299,7 @@ fn judge(
         })
     };
     let workload = || Box::new(pod.workload().clone());
-    let (resets, not_judged) = match revoke::judge(&pod.net, &pod.sockets, &mut peers, &permitted) {
+    let (resets, mut not_judged) = match revoke::judge(&pod.net, &pod.sockets, &mut peers, &permitted) {
         Ok(judged) if judged.left > 0 => {
             let left = Error::StillOpen { workload: workload(), left: judged.left, rounds: judged.rounds };
             (judged.resets, Some(Trouble::NotJudged(left)))
@@ -305,9 +307,12 @@ fn judge(
         Ok(judged) => (judged.resets, None),
         Err(source) => (0, Some(Trouble::NotJudged(Error::Judge { workload: workload(), source }))),
     };
+    if !barrier {
+        not_judged = not_judged.or(Some(Trouble::InFlight));
+    }
     pod.resets.fetch_add(u64::try_from(resets).unwrap_or_default(), Ordering::Relaxed);
     let mut progress = lock(&pod.progress);
-    progress.judged = barrier && not_judged.is_none();
+    progress.judged = not_judged.is_none();
     if let (true, Some(wanted)) = (barrier, &in_force) {
         pod.generations.end_before(wanted.generation);
     }

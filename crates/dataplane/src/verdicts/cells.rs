@@ -65,11 +65,6 @@ impl Half {
         Self { fallback: Goes::Deny, cells: BTreeSet::new() }
     }
 
-    /// Passes everything: for workloads outside the mesh.
-    pub(crate) fn open() -> Self {
-        Self { fallback: Goes::Allow, cells: BTreeSet::new() }
-    }
-
     /// The part of a table for IPv4 or for IPv6 sources.
     pub(crate) fn of(table: &VerdictTable, ipv6: bool) -> Self {
         let fallback = goes(table.fallback);

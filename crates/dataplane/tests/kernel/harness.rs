@@ -88,6 +88,12 @@ pub(crate) fn is_refused(connected: &io::Result<TcpStream>) -> bool {
     connected.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
+/// Was the connection ended from outside? A read that waits in vain says no.
+pub(crate) fn is_reset(stream: &mut TcpStream) -> bool {
+    let ended = [io::ErrorKind::ConnectionReset, io::ErrorKind::ConnectionAborted, io::ErrorKind::BrokenPipe];
+    stream.read(&mut [0]).is_err_and(|error| ended.contains(&error.kind()))
+}
+
 /// Waits for a condition, with a bound and without a fixed time.
 #[track_caller]
 pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -215,6 +221,11 @@ impl Bed {
 
     pub(crate) fn attach(&self, pod: &Pod) {
         self.runtime.block_on(self.dataplane.attach(pod.net.clone())).unwrap();
+    }
+
+    /// Removes the pod's link.
+    pub(crate) fn unlink(&mut self, pod: &Pod) {
+        assert!(self.router.delete_link(pod.net.node_link).unwrap());
     }
 
     pub(crate) fn detach(&self, pod: &Pod) {

@@ -12,7 +12,7 @@ use linux::nft::{Family, Table, Transaction};
 use policy::mesh::WorkloadId;
 use tokio::sync::mpsc;
 
-use super::harness::{Bed, Pod, allow, deny, echoes, is_refused, serve};
+use super::harness::{Bed, Pod, allow, deny, echoes, is_refused, is_reset, serve};
 
 /// Where the child process of a test learns what to enforce: namespaces of the parent by their handles.
 const CHILD: &str = "TIDEGATE_TEST_CHILD";
@@ -97,7 +97,7 @@ fn tables_and_connections_outlive_kill_9_and_the_next_process_adopts_them() {
     assert_eq!(report.workloads[server.id()].resets, 2);
     both_verdicts_stand();
     assert!(kept.iter_mut().all(echoes));
-    assert!(taken.iter_mut().all(|stream| stream.read(&mut [0]).is_err()));
+    assert!(taken.iter_mut().all(is_reset));
     assert_eq!(echo.accepted(), 8);
     // What was not taken over passes nothing any more.
     let before = bed.forged();
@@ -126,7 +126,7 @@ fn a_connection_left_open_by_a_kill_between_change_and_reset_is_found_at_the_nex
     assert!(echoes(&mut stream), "attaching alone changes nothing");
     let report = next.enforce(&[("foo", "p", deny("server", &["foo/client"], &[]))]);
     assert_eq!(report.workloads[server.id()].resets, 1);
-    assert!(stream.read(&mut [0]).is_err());
+    assert!(is_reset(&mut stream));
 }
 
 #[test]
@@ -142,12 +142,37 @@ fn a_freed_address_has_no_connections_left_at_either_end() {
     let mut untouched = bystander.connect(server.v4(9000)).unwrap();
     assert!([&mut incoming, &mut outgoing, &mut untouched].into_iter().all(echoes));
     bed.detach(&client);
-    assert!(outgoing.read(&mut [0]).is_err(), "the other end is told at once");
-    assert!(incoming.read(&mut [0]).is_err());
+    assert!(is_reset(&mut outgoing), "the other end is told at once");
+    assert!(is_reset(&mut incoming));
     assert!(echoes(&mut untouched));
     bed.detach(&client);
     // The address may be given out again.
     bed.attach(&client);
+}
+
+#[test]
+fn a_pod_that_goes_tells_its_peers_outside_and_leaves_nothing_behind_if_its_link_is_gone() {
+    let mut bed = Bed::new();
+    let (server, client, cut) = (bed.pod("foo", "server"), bed.pod("foo", "client"), bed.pod("foo", "cut"));
+    serve(&server, 9000);
+    super::harness::serve_with(&bed.host, 9000, |mut stream| {
+        let mut byte = [0];
+        while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
+    });
+    bed.publish();
+    let mut outside = client.connect(([10, 99, 0, 1], 9000).into()).unwrap();
+    assert!(echoes(&mut outside));
+    bed.detach(&client);
+    assert!(is_reset(&mut outside), "its own sockets are destroyed, to whomever they lead");
+    let _stream = cut.connect(server.v4(9000)).unwrap();
+    let with_cut = || {
+        let list = server.net.netns.run(|| linux::diag::tcp(&mut Socket::open(Protocol::SockDiag).unwrap()).unwrap());
+        list.unwrap().iter().filter(|socket| socket.remote.ip() == std::net::IpAddr::V4(cut.net.v4)).count()
+    };
+    assert_eq!(with_cut(), 1);
+    bed.unlink(&cut);
+    bed.detach(&cut);
+    assert_eq!(with_cut(), 0, "no reset could come from there");
 }
 
 #[test]

@@ -213,6 +213,13 @@ fn judged_in_shape(what: &str, ipv6: bool, shape: impl Fn(&Packet) -> Vec<Vec<u8
             (counts.accepted, counts.refused) == (accepted, refused)
         });
         assert_eq!(bed.counts(&server).malformed, 0, "{what}: a piece was judged alone");
+        // Of IPv6 the stack itself sees no piece: they were put together before the verdict.
+        let pieces_seen = server.net.netns.run(|| {
+            let counts = std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
+            let line = counts.lines().find(|line| line.starts_with("Ip6ReasmReqds")).unwrap();
+            line.split_whitespace().last().unwrap().to_owned()
+        });
+        assert_eq!(pieces_seen.unwrap(), "0", "{what}");
     }
 }
 
