@@ -81,10 +81,13 @@ pub struct NodeSettings {
     pub ranges: Option<Ranges>,
 }
 
+/// Where the handles of all meshes of this machine are.
+const RUN_ROOT: &str = "/run/tidegate";
+
 impl NodeSettings {
     /// The settings of a mesh with its usual run directory and ranges.
     pub fn of(id: MeshId) -> Self {
-        Self { id, run_dir: Path::new("/run/tidegate").join(id.to_string()), ranges: None }
+        Self { id, run_dir: Path::new(RUN_ROOT).join(id.to_string()), ranges: None }
     }
 }
 

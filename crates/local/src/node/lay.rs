@@ -266,10 +266,16 @@ pub(super) fn remove(settings: &NodeSettings) -> Result<(), Error> {
     for file in [facts(settings), vips_file(settings)] {
         absent_is_fine("remove", &file, std::fs::remove_file(&file))?;
     }
-    // Other parts keep files there too: whoever is last takes the directory along.
-    match std::fs::remove_dir(&settings.run_dir) {
+    // Other parts keep files there too: whoever is last takes the directory along, and the last mesh the one above.
+    remove_if_empty(&settings.run_dir)?;
+    let above = settings.run_dir.parent().filter(|above| *above == Path::new(super::RUN_ROOT));
+    above.map_or(Ok(()), remove_if_empty)
+}
+
+fn remove_if_empty(dir: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-        outcome => absent_is_fine("remove the directory", &settings.run_dir, outcome),
+        outcome => absent_is_fine("remove the directory", dir, outcome),
     }
 }
 
