@@ -20,6 +20,8 @@ pub struct Pool {
     used: BTreeSet<u32>,
     /// Number → when it is free again.
     resting: BTreeMap<u32, Duration>,
+    /// In use, but already known nowhere: needs no rest when it is given back.
+    gone: BTreeSet<u32>,
     last: u32,
 }
 
@@ -29,7 +31,7 @@ impl Pool {
         let used: BTreeSet<u32> = used.into_iter().collect();
         // Start after the highest in use: numbers freed before a restart rest longest.
         let last = used.last().copied().unwrap_or(0);
-        Self { size, used, resting: BTreeMap::new(), last }
+        Self { size, used, resting: BTreeMap::new(), gone: BTreeSet::new(), last }
     }
 
     /// Takes a free number.
@@ -53,14 +55,18 @@ impl Pool {
 
     /// Gives a number back: it rests. Nothing happens if it was not in use.
     pub fn release(&mut self, number: u32, now: Duration) {
-        if self.used.remove(&number) {
+        if self.used.remove(&number) && !self.gone.remove(&number) {
             self.resting.insert(number, now.saturating_add(REST));
         }
     }
 
-    /// Ends the rest of a number that no table and no socket knows any more.
+    /// Ends the rest of a number that no table and no socket knows any more, or spares it if it is still to be given
+    /// back.
     pub fn proven_gone(&mut self, number: u32) {
         self.resting.remove(&number);
+        if self.used.contains(&number) {
+            self.gone.insert(number);
+        }
     }
 }
 
@@ -105,13 +111,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_use_is_not_freed_by_proof_and_what_is_free_cannot_be_released() {
+    fn proof_frees_nothing_that_is_in_use_but_spares_its_rest() {
         let mut pool = Pool::new(1, [1]);
         pool.proven_gone(1);
-        assert!(pool.allocate(at(0)).is_err());
-        pool.release(1, at(0));
-        pool.proven_gone(1);
+        assert!(pool.allocate(at(0)).is_err(), "still in use");
         pool.release(1, at(0));
         assert_eq!(pool.allocate(at(0)).unwrap(), 1);
+        pool.release(1, at(0));
+        assert!(pool.allocate(at(0)).is_err(), "a proof holds once");
+        pool.proven_gone(1);
+        pool.release(1, at(0));
+        assert_eq!(pool.allocate(at(0)).unwrap(), 1, "what is free cannot be released");
     }
 }

@@ -185,7 +185,8 @@ impl Node {
         pods.unmake(router, uid, self.started.elapsed())
     }
 
-    /// Ends the rest of a freed pod's addresses: no table and no socket knows them any more.
+    /// Ends the rest of a freed pod's addresses, or spares them it if called before `pod_unlink`: no table and no socket
+    /// knows them any more.
     pub fn proven_gone(&self, link: &PodLink) {
         self.state().pods.proven_gone(link.number);
     }
