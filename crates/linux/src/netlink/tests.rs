@@ -1,3 +1,5 @@
+//! Messages and requests against the real kernel, in namespaces of their own.
+
 use super::{Attributes, Message, Protocol, Socket, attributes};
 use crate::Error;
 use crate::netns::NetNs;

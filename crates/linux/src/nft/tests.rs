@@ -1,3 +1,5 @@
+//! Transactions against the real kernel: what is written is read back, what is refused leaves nothing.
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
