@@ -369,4 +369,9 @@ async fn probes_are_made_from_inside_and_virtual_containers_are_not_run() {
     // Without injection a container of that name is one like any other: its image is not in the catalogue.
     world.until_status(&key, "/initContainerStatuses/0/state/waiting/reason", "ErrImagePull".into()).await;
     world.until("told", || world.told().iter().any(|told| told.starts_with("Unhealthy: Readiness probe failed"))).await;
+    // Also while probes are being made, an end leaves nothing.
+    world.delete(&injected, 0);
+    world.delete(&key, 0);
+    world.until("gone", || world.store.get(&injected).is_none() && world.store.get(&key).is_none()).await;
+    assert!(!world.runtime.pod_dir("uid-injected").exists() && !world.runtime.pod_dir("uid-probed").exists());
 }

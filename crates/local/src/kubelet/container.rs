@@ -217,6 +217,8 @@ async fn live(shared: &Arc<Shared>, manifest: &Value, name: &str, mut run: Run) 
         None => stop(shared, name, &mut run.running).await,
     };
     probes.abort();
+    // Over before the pod is: what it shares is then held by nobody else.
+    drop(probes.await);
     let exit =
         outcome.unwrap_or_else(|_| Exit { code: 137, signal: Some(9), finished_ms: Timestamp::now().as_millisecond() });
     shared.change(name, |view| {
