@@ -10,7 +10,7 @@ use linux::sysctl;
 use policy::mesh::WorkloadId;
 
 use crate::observe::{Generations, Tally, Watched};
-use crate::publish::{self, Progress};
+use crate::publish::{self, Progress, Trouble};
 use crate::verdicts::{LOG_BYTES, LOG_GROUP, Verdicts};
 use crate::{Error, PodNet, Shared, WorkloadStatus, lock, revoke};
 
@@ -144,8 +144,12 @@ fn admit(shared: &Shared, net: PodNet, handles: Handles) -> Result<(), Error> {
     // A snapshot published from here on finds the pod. One published before may have missed it.
     if let Some(current) = shared.current.load_full() {
         let enforcement = publish::catch_up(shared, &pod, &current);
-        if let Some(trouble) = enforcement.trouble {
-            tracing::warn!(workload = %pod.workload(), %trouble, "a workload was attached that refuses connections");
+        match enforcement.trouble.as_deref() {
+            // A pod is in a snapshot only after its address is known: the next one will have it.
+            None | Some(Trouble::Unknown) => tracing::debug!(workload = %pod.workload(), "a workload was attached"),
+            Some(trouble) => {
+                tracing::warn!(workload = %pod.workload(), %trouble, "a workload was attached that refuses connections");
+            }
         }
     }
     Ok(())
