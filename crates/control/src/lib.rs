@@ -12,3 +12,4 @@ pub mod mesh_config;
 pub mod samples;
 pub mod status;
 pub mod translate;
+pub mod walkthrough;
