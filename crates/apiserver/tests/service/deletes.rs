@@ -1,3 +1,5 @@
+//! Deleting: finalizers, graces, owners, whole collections.
+
 use api::{Key, Object, Write};
 use serde_json::{Value, json};
 

@@ -1,3 +1,5 @@
+//! Discovery, OpenAPI, version, health and self-reviews.
+
 use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 

@@ -1,3 +1,5 @@
+//! Getting and listing: pages, selectors, tables.
+
 use http::{Method, Request};
 use serde_json::{Value, json};
 

@@ -1,3 +1,5 @@
+//! Watching: history, bookmarks, selections, initial lists.
+
 use std::time::Duration;
 
 use api::{Object, Write};

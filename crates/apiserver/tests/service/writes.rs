@@ -1,3 +1,5 @@
+//! Creating, updating and patching, and what is refused.
+
 use api::{Object, Status, Write};
 use apiserver::{Admitted, Hooks, Operation};
 use http::Method;

@@ -241,7 +241,7 @@ async fn linked(
         links: &[],
         data_dir: inner.runtime.data_dir(),
     };
-    let volumes = volumes::make(pod, &volume_dir(inner, pod), &around, Arc::clone(&inner.hooks.find))?;
+    let volumes = volumes::make(pod, &volume_dir(inner, pod), &around, &inner.hooks)?;
     let sandbox = inner
         .runtime
         .start_sandbox(pod.uid(), &link.path, &plan::host_name(pod))

@@ -1,6 +1,6 @@
 //! The volumes of a pod, as directories of the data directory that only this pod is shown.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
@@ -9,8 +9,8 @@ use std::sync::Arc;
 use api::{Key, Object};
 use serde_json::Value;
 
-use super::FindHook;
 use super::plan::Surroundings;
+use super::{FindHook, Hooks};
 
 /// Kinds of volumes that are served here.
 const KINDS: [&str; 5] = ["configMap", "downwardAPI", "emptyDir", "projected", "secret"];
@@ -40,16 +40,21 @@ pub(super) fn refusal(volume: &Value) -> Option<String> {
         .then(|| format!("volume {name}: {kind} volumes are refused on a local mesh; use one of {}", KINDS.join(", ")))
 }
 
-/// Makes the volumes of a pod below `directory`; the error says what is missing.
+/// Makes the volumes of a pod that a container which runs mounts, below `directory`; the error says what is missing.
+/// Those of the virtual containers alone (certificates, tokens) are not made: nobody would read them.
 pub(super) fn make(
     pod: &Object,
     directory: &Path,
     around: &Surroundings<'_>,
-    find: FindHook,
+    hooks: &Hooks,
 ) -> Result<Volumes, String> {
-    let mut volumes = Volumes { sources: HashMap::new(), find };
+    let mut volumes = Volumes { sources: HashMap::new(), find: Arc::clone(&hooks.find) };
+    let wanted = mounted(pod, hooks);
     for volume in pod.items_at("/spec/volumes") {
         let name = volume.get("name").and_then(Value::as_str).unwrap_or_default();
+        if !wanted.contains(name) {
+            continue;
+        }
         let path = directory.join(name);
         std::fs::create_dir_all(&path).map_err(|error| format!("cannot make volume {name}: {error}"))?;
         let scratch = volume.get("emptyDir").is_some();
@@ -65,6 +70,18 @@ pub(super) fn make(
         volumes.sources.insert(name.to_owned(), (path, !scratch));
     }
     Ok(volumes)
+}
+
+/// Names of the volumes that containers which run mount.
+fn mounted<'a>(pod: &'a Object, hooks: &Hooks) -> HashSet<&'a str> {
+    let containers = pod.items_at("/spec/initContainers").iter().chain(pod.items_at("/spec/containers"));
+    let runs = |container: &&Value| {
+        let name = container.get("name").and_then(Value::as_str).unwrap_or_default();
+        !(hooks.is_virtual)(pod.value(), name)
+    };
+    let mounts = |container: &'a Value| container.get("volumeMounts").and_then(Value::as_array);
+    let mounts = containers.filter(runs).filter_map(mounts).flatten();
+    mounts.filter_map(|mount| mount.get("name").and_then(Value::as_str)).collect()
 }
 
 type Files = Vec<(String, Vec<u8>)>;
