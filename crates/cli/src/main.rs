@@ -1,2 +1,77 @@
-//! The tidegate binary.
-fn main() {}
+//! The binary `tidegate`: arguments in, one command run, one exit code out.
+//!
+//! Deliberately not here: what the commands do (one file per command), and anything that decides or enforces.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the binary is the one crate that prints")]
+
+mod args;
+mod check;
+mod client;
+mod context;
+mod daemon;
+mod demo;
+mod down;
+mod exit;
+mod inject;
+mod kubectl;
+mod mesh;
+mod samples;
+mod settings;
+mod status;
+mod tap;
+mod up;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Arguments, Verb};
+use exit::{Exit, Failure, Outcome};
+
+fn main() -> ExitCode {
+    // An applet or a part of a pod first: they start often, and know nothing of the command line below.
+    if let Some(code) = local::entry(std::env::args_os()) {
+        return code;
+    }
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(),
+    }
+}
+
+fn run() -> Outcome {
+    let words: Vec<_> = std::env::args_os().collect();
+    let called = words.first().map(Path::new).and_then(Path::file_name);
+    if called.is_some_and(|name| name == "istioctl") {
+        return inject::istioctl(words);
+    }
+    match Arguments::try_parse_from(words) {
+        Ok(arguments) => dispatch(arguments.verb),
+        Err(error) => misuse(&error),
+    }
+}
+
+fn dispatch(verb: Verb) -> Outcome {
+    match verb {
+        Verb::Up(arguments) => up::run(&arguments),
+        Verb::Down(arguments) => down::run(&arguments),
+        Verb::Status(arguments) => status::run(&arguments),
+        Verb::Kubeconfig(arguments) => context::kubeconfig(&arguments),
+        Verb::Env(arguments) => context::env(&arguments),
+        Verb::Check(arguments) => check::run(&arguments),
+        Verb::Samples(arguments) => samples::run(&arguments),
+        Verb::Inject(arguments) => inject::run(&arguments),
+        Verb::Tap(arguments) => tap::run(&arguments),
+        Verb::Demo(arguments) => demo::run(&arguments),
+    }
+}
+
+/// Help goes to standard output and is no error; anything else is a usage error.
+fn misuse(error: &clap::Error) -> Outcome {
+    if !error.use_stderr() {
+        error.print()?;
+        return Ok(());
+    }
+    let text = error.render().to_string();
+    Err(Failure::says(Exit::Usage, text.trim_start_matches("error: ").trim_end()))
+}

@@ -1,0 +1,143 @@
+//! The daemon of a mesh as other commands see it: the lock that it holds and what it says of itself in it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+use crate::settings::Place;
+
+/// How long a daemon may take to end by itself: its slowest part is the largest grace period of its pods, cut to
+/// 10 s when a mesh goes down, plus removing 500 of them.
+const ENDING_MAX: Duration = Duration::from_secs(20);
+
+/// What the daemon writes into its lock file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Daemon {
+    /// Its process.
+    pub(crate) pid: i32,
+    /// The port of its API server on 127.0.0.1; 0 until it listens.
+    pub(crate) port: u16,
+    /// The version that it is.
+    pub(crate) version: String,
+}
+
+/// Held by the one daemon of a data directory, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    file: File,
+}
+
+fn lock_file(place: &Place) -> PathBuf {
+    place.data_dir.join("lock")
+}
+
+impl Lock {
+    /// Takes the lock; `None` when another daemon holds it.
+    pub(crate) fn take(place: &Place) -> Result<Option<Self>> {
+        let path = lock_file(place);
+        let mut open = OpenOptions::new();
+        open.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = open.open(&path).with_context(|| format!("opening `{}`", path.display()))?;
+        place.give(&path)?;
+        if !try_lock(&file, &path)? {
+            return Ok(None);
+        }
+        Ok(Some(Self { file }))
+    }
+
+    /// Says who holds the lock.
+    pub(crate) fn announce(&mut self, port: u16) -> Result<()> {
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        let daemon = Daemon { pid, port, version: env!("CARGO_PKG_VERSION").to_owned() };
+        let text = serde_json::to_string(&daemon)?;
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        self.file.write_all(text.as_bytes())?;
+        Ok(())
+    }
+}
+
+fn try_lock(file: &File, path: &Path) -> Result<bool> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("locking `{}`", path.display())),
+    }
+}
+
+/// The daemon that runs on this data directory, if one does.
+pub(crate) fn running(place: &Place) -> Result<Option<Daemon>> {
+    let path = lock_file(place);
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("opening `{}`", path.display())),
+    };
+    if try_lock(&file, &path)? {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).with_context(|| format!("reading `{}`", path.display()))?;
+    // The holder writes right after it has the lock: an empty file is a daemon in its first microseconds.
+    Ok(Some(serde_json::from_str(&text).unwrap_or(Daemon { pid: 0, port: 0, version: String::new() })))
+}
+
+/// Ends the daemon of this data directory, if one runs, and returns when it is gone.
+pub(crate) fn end(place: &Place) -> Result<bool> {
+    let Some(daemon) = running(place)? else { return Ok(false) };
+    let Some(pid) = Pid::from_raw(daemon.pid) else { return Ok(false) };
+    let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(false) };
+    // The handle is the daemon's only if the lock is still held by the process that named itself.
+    if running(place)?.as_ref() != Some(&daemon) {
+        return Ok(false);
+    }
+    signal(&handle, Signal::TERM)?;
+    if !gone_within(&handle, ENDING_MAX)? {
+        signal(&handle, Signal::KILL)?;
+        gone_within(&handle, ENDING_MAX)?;
+    }
+    Ok(true)
+}
+
+fn signal(process: &OwnedFd, signal: Signal) -> Result<()> {
+    match pidfd_send_signal(process, signal) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(error) => Err(error).context("ending the daemon; run this command as the user who ran `up`"),
+    }
+}
+
+fn gone_within(process: &OwnedFd, limit: Duration) -> Result<bool> {
+    let limit = rustix::time::Timespec::try_from(limit).context("waiting for the daemon")?;
+    let ready = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&limit)).context("waiting for the daemon")?;
+    Ok(ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::DataDirArgument;
+
+    #[test]
+    fn a_lock_is_held_by_one_and_seen_by_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::resolve(&DataDirArgument { data_dir: Some(dir.path().to_path_buf()) }).unwrap();
+        assert_eq!(running(&place).unwrap(), None);
+        let mut lock = Lock::take(&place).unwrap().unwrap();
+        lock.announce(6443).unwrap();
+        assert!(Lock::take(&place).unwrap().is_none());
+        assert_eq!(running(&place).unwrap().unwrap().port, 6443);
+        drop(lock);
+        assert_eq!(running(&place).unwrap(), None);
+        assert!(!end(&place).unwrap());
+    }
+}

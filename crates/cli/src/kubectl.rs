@@ -1,0 +1,49 @@
+//! The kubectl on the PATH: does it speak to this API server?
+
+use std::process::Command;
+
+/// Minor versions of kubectl 1.x that the API server is tested with, oldest and newest.
+const TESTED: (u32, u32) = (20, 37);
+
+/// Says on standard error when the kubectl found is older or newer than what was tested. Never holds anything up.
+pub(crate) fn warn_if_unfit() {
+    std::thread::spawn(|| {
+        if let Some(warning) = found_minor().and_then(unfit) {
+            eprintln!("{warning}");
+        }
+    });
+}
+
+fn found_minor() -> Option<u32> {
+    let output = Command::new("kubectl").args(["version", "--client", "-o", "json"]).output().ok()?;
+    let version: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    minor(version.pointer("/clientVersion/minor")?.as_str()?)
+}
+
+/// `32`, or `32+` as vendors write it.
+fn minor(text: &str) -> Option<u32> {
+    text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok()
+}
+
+fn unfit(minor: u32) -> Option<String> {
+    let (oldest, newest) = TESTED;
+    if (oldest..=newest).contains(&minor) {
+        return None;
+    }
+    Some(format!(
+        "warning: the kubectl found is 1.{minor}; Tidegate is tested with 1.{oldest} to 1.{newest}: put one of those on the PATH"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_outside_the_tested_range_are_warned_of() {
+        assert!(unfit(19).unwrap().contains("1.19"));
+        assert_eq!((unfit(20), unfit(37)), (None, None));
+        assert!(unfit(38).is_some());
+        assert_eq!((minor("32+"), minor("x")), (Some(32), None));
+    }
+}

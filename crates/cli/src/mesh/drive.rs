@@ -1,0 +1,176 @@
+//! The one loop that drives a mesh: events in, everything that follows from them, in order, out.
+//!
+//! ```text
+//! store commit → feed → Objects → controllers want writes? commit them, look again → Mesh → Snapshot
+//!   → data plane enforces → status of policies → settled ← revision
+//! ```
+//! Whoever waits for `settled` to reach the revision of a write knows that its consequences are in force.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use anyhow::{Result, anyhow};
+use api::{Change, Event, Key, Objects, Write};
+use apiserver::{Feed, Server};
+use arc_swap::ArcSwap;
+use control::translate::Translator;
+use dataplane::Dataplane;
+use futures_util::future::join_all;
+use local::controllers::{self, Changed, Cluster, Context};
+use policy::Snapshot;
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::enforced;
+use super::records::Records;
+use local::dns::{Dns, Zone};
+use local::kubelet::Kubelet;
+use local::vip::Vips;
+
+/// Rounds of controllers for one batch of events. A deployment needs five (replica set, pods, links, slices, status);
+/// more than this means two controllers that undo each other.
+const ROUNDS_MAX: usize = 64;
+
+/// Kinds whose objects mean something to enforcement.
+const MEANINGFUL: [(&str, &str); 6] = [
+    ("", "pods"),
+    ("", "namespaces"),
+    ("", "services"),
+    ("", "configmaps"),
+    (control::translate::SECURITY_GROUP, control::translate::AUTHORIZATION_POLICIES),
+    (control::translate::SECURITY_GROUP, control::translate::PEER_AUTHENTICATIONS),
+];
+
+/// Everything that the loop moves.
+pub(super) struct Driver {
+    pub(super) server: Server,
+    pub(super) feed: Feed,
+    pub(super) objects: Arc<RwLock<Objects>>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) kubelet: Kubelet,
+    pub(super) dns: Dns,
+    pub(super) vips: Vips,
+    pub(super) translator: Translator,
+    pub(super) dataplane: Dataplane,
+    pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(super) records: Records,
+    pub(super) settled: watch::Sender<u64>,
+    /// Everything up to here has been absorbed.
+    pub(super) revision: u64,
+}
+
+impl Driver {
+    /// Drives until the store stops.
+    pub(super) async fn run(mut self) -> Result<()> {
+        let mut first = Some(Changed::everything());
+        let mut meaningful = true;
+        while let Some(batch) = self.feed.next().await {
+            let keys = self.absorb(batch);
+            meaningful |= keys.iter().any(means_something);
+            let changed = first.take().unwrap_or_else(|| Changed::keys(keys));
+            meaningful |= self.reconcile(changed).await?;
+            if meaningful {
+                self.enforce().await?;
+            }
+            self.settled.send_replace(self.revision);
+            meaningful = false;
+        }
+        Ok(())
+    }
+
+    fn absorb(&mut self, batch: apiserver::Batch) -> Vec<Key> {
+        {
+            let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+            batch.events.iter().for_each(|event| objects.apply(event));
+        }
+        for event in &batch.events {
+            self.kubelet.observe(event);
+            if let Some(workload) = gone_pod(event) {
+                self.records.forget(&workload);
+            }
+        }
+        self.revision = batch.revision;
+        batch.events.into_iter().map(|event| event.key).collect()
+    }
+
+    /// Lets controllers write until they want nothing more; says whether anything meaningful changed.
+    async fn reconcile(&mut self, first: Changed) -> Result<bool> {
+        let mut changed = first;
+        let mut meaningful = false;
+        for _ in 0..ROUNDS_MAX {
+            let context = Context { now: jiff::Timestamp::now(), seed: seed()?, cluster: Arc::clone(&self.cluster) };
+            let writes = {
+                let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+                controllers::reconcile(&objects, &changed, &context)
+            };
+            if writes.is_empty() {
+                return Ok(meaningful);
+            }
+            let keys = self.commit(writes).await?;
+            meaningful |= keys.iter().any(means_something);
+            changed = Changed::keys(keys);
+        }
+        warn!(rounds = ROUNDS_MAX, "controllers do not come to rest; going on with what there is");
+        Ok(meaningful)
+    }
+
+    /// Commits writes together and absorbs their events.
+    async fn commit(&mut self, writes: Vec<Write>) -> Result<Vec<Key>> {
+        let done = join_all(writes.into_iter().map(|write| self.server.write(write))).await;
+        let mut wanted = self.revision;
+        for outcome in done {
+            match outcome {
+                Ok(object) => wanted = wanted.max(object.revision()),
+                // Somebody was faster; the event that says so is in the feed and the controller looks again.
+                Err(status) if matches!(status.code(), 404 | 409) => {}
+                Err(status) => warn!(reason = status.message(), "a controller's write was refused"),
+            }
+        }
+        let mut keys = Vec::new();
+        while self.revision < wanted {
+            let batch = self.feed.next().await.ok_or_else(|| anyhow!("the store has stopped"))?;
+            keys.extend(self.absorb(batch));
+        }
+        Ok(keys)
+    }
+
+    /// Compiles what the objects mean and returns when the kernel enforces it and the policies say so.
+    async fn enforce(&mut self) -> Result<()> {
+        let (mesh, before) = {
+            let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+            self.vips.sync(&objects)?;
+            self.dns.publish(Arc::new(Zone::of(&objects)));
+            (self.translator.mesh(&objects), self.snapshot.load_full())
+        };
+        let snapshot = Arc::new(policy::compile(&mesh, before.generation() + 1, Some(&before)));
+        let report = self.dataplane.publish(Arc::clone(&snapshot)).await;
+        self.snapshot.store(snapshot);
+        let report = enforced::report(&report);
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let writes = {
+            let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+            control::status::reconcile_status(&objects, &self.translator, &mesh, &report, &now)
+        };
+        if !writes.is_empty() {
+            let keys = self.commit(writes).await?;
+            self.reconcile(Changed::keys(keys)).await?;
+        }
+        Ok(())
+    }
+}
+
+fn means_something(key: &Key) -> bool {
+    MEANINGFUL.iter().any(|(group, plural)| key.is(group, plural))
+}
+
+/// The workload of a pod that is gone for good.
+fn gone_pod(event: &Event) -> Option<policy::WorkloadId> {
+    let is_pod = event.key.is("", "pods") && matches!(event.change, Change::Deleted { .. });
+    let namespace = event.key.namespace.as_deref().filter(|_| is_pod)?;
+    Some(policy::WorkloadId::new(namespace, &event.key.name))
+}
+
+fn seed() -> Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_ne_bytes(bytes))
+}

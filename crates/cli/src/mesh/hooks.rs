@@ -1,0 +1,60 @@
+//! What the API server asks, and who answers: admission is `control`'s, exec and logs are the kubelet's.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use api::Status;
+use apiserver::{Admission, Admitted, Hooks};
+use control::admission::{Gate, Operation, Request};
+use local::kubelet::Kubelet;
+use tokio::sync::watch;
+
+use super::pods;
+use super::records::Records;
+use super::wire::Wire;
+
+/// Filled as soon as there is a kubelet; before, no pod has a container to run something in.
+pub(super) type KubeletCell = Arc<OnceLock<Kubelet>>;
+
+/// The hooks of the server.
+pub(super) fn hooks(
+    gate: Gate,
+    kubelet: KubeletCell,
+    records: Records,
+    wire: Wire,
+    settled: watch::Receiver<u64>,
+) -> Hooks {
+    let gate = Mutex::new(gate);
+    let for_logs = Arc::clone(&kubelet);
+    Hooks {
+        admit: Arc::new(move |admission| admit(&mut gate.lock().unwrap_or_else(PoisonError::into_inner), admission)),
+        settled,
+        exec: Arc::new(move |request| {
+            let kubelet = Arc::clone(&kubelet);
+            Box::pin(async move { pods::exec(kubelet.get().ok_or_else(starting)?, request).await })
+        }),
+        logs: Arc::new(move |request| {
+            let opened =
+                for_logs.get().ok_or_else(starting).and_then(|kubelet| pods::logs(kubelet, &records, &request));
+            Box::pin(async move { opened })
+        }),
+        extension: Arc::new(move |request| {
+            let wire = wire.clone();
+            Box::pin(async move { wire.answer(&request).await })
+        }),
+    }
+}
+
+fn starting() -> Status {
+    Status::unavailable("the mesh is starting; ask again when `tidegate up` says Ready")
+}
+
+fn admit(gate: &mut Gate, admission: &Admission<'_>) -> Admitted {
+    let operation = match admission.operation {
+        apiserver::Operation::Create => Operation::Create,
+        apiserver::Operation::Update => Operation::Update,
+        apiserver::Operation::Delete => Operation::Delete,
+    };
+    let Admission { key, subresource, old, new, objects, .. } = *admission;
+    let admitted = gate.admit(&Request { operation, key, subresource, old, new, objects });
+    Admitted { object: admitted.object, warnings: admitted.warnings, refusal: admitted.refusal }
+}

@@ -1,0 +1,255 @@
+//! Arguments and environment, resolved: where a mesh lives, who owns its files, how it is named.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use sha2::{Digest, Sha256};
+
+use crate::args::DataDirArgument;
+
+/// Folders below one another in a data directory: ours are three deep, a user's own are none of our business.
+const FOLDERS_DEEP_MAX: usize = 16;
+
+/// Where everything of one mesh is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// What must last: store, keys, kubeconfig, logs. Absolute, without links.
+    pub(crate) data_dir: PathBuf,
+    /// What a reboot may take: handles of namespaces, state of pods.
+    pub(crate) run_dir: PathBuf,
+    /// 8 hexadecimal digits from the path of the data directory: the name of the mesh on this machine.
+    pub(crate) id: String,
+    /// Who called: under sudo the files belong to that user.
+    pub(crate) owner: Owner,
+}
+
+/// The user that files are given to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// The parts of the environment that say who calls and where home is.
+#[derive(Debug, Default)]
+pub(crate) struct Caller {
+    sudo_uid: Option<u32>,
+    sudo_gid: Option<u32>,
+    data_home: Option<OsString>,
+    home: Option<OsString>,
+    passwd: String,
+}
+
+impl Caller {
+    /// Reads the process's environment.
+    pub(crate) fn from_environment() -> Self {
+        let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+        let is_root = rustix::process::geteuid().is_root();
+        Self {
+            sudo_uid: number("SUDO_UID").filter(|_| is_root),
+            sudo_gid: number("SUDO_GID").filter(|_| is_root),
+            data_home: std::env::var_os("XDG_DATA_HOME"),
+            home: std::env::var_os("HOME"),
+            passwd: fs::read_to_string("/etc/passwd").unwrap_or_default(),
+        }
+    }
+
+    fn owner(&self) -> Owner {
+        let uid = self.sudo_uid.unwrap_or_else(|| rustix::process::getuid().as_raw());
+        let gid = self.sudo_gid.unwrap_or_else(|| rustix::process::getgid().as_raw());
+        Owner { uid, gid }
+    }
+
+    /// `~/.local/share/tidegate` of the calling user: with and without sudo the same directory.
+    fn default_data_dir(&self) -> Result<PathBuf> {
+        if let Some(uid) = self.sudo_uid {
+            let home = home_in_passwd(&self.passwd, uid)
+                .with_context(|| format!("user {uid} (SUDO_UID) has no home in /etc/passwd; give --data-dir DIR"))?;
+            return Ok(home.join(".local/share/tidegate"));
+        }
+        let absolute = |name: &Option<OsString>| name.as_ref().map(PathBuf::from).filter(|path| path.is_absolute());
+        absolute(&self.data_home)
+            .or_else(|| absolute(&self.home).map(|home| home.join(".local/share")))
+            .map(|share| share.join("tidegate"))
+            .ok_or_else(|| anyhow!("neither XDG_DATA_HOME nor HOME is set; give --data-dir DIR"))
+    }
+}
+
+fn home_in_passwd(passwd: &str, uid: u32) -> Option<PathBuf> {
+    passwd.lines().find_map(|line| {
+        let fields: Vec<_> = line.split(':').collect();
+        let matches = fields.get(2)?.parse::<u32>().ok()? == uid;
+        matches.then(|| fields.get(5).map(PathBuf::from))?.filter(|home| home.is_absolute())
+    })
+}
+
+impl Place {
+    /// Where the mesh is that the arguments name, whether it exists or not.
+    pub(crate) fn resolve(argument: &DataDirArgument) -> Result<Self> {
+        Self::resolve_for(argument, &Caller::from_environment())
+    }
+
+    fn resolve_for(argument: &DataDirArgument, caller: &Caller) -> Result<Self> {
+        let wished = match &argument.data_dir {
+            Some(dir) => std::path::absolute(dir).with_context(|| format!("--data-dir `{}`", dir.display()))?,
+            None => caller.default_data_dir()?,
+        };
+        let data_dir = without_links(&wished)?;
+        let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
+        let id: String = digest
+            .iter()
+            .take(4)
+            .flat_map(|byte| [byte >> 4, byte & 15])
+            .filter_map(|digit| char::from_digit(digit.into(), 16))
+            .collect();
+        Ok(Self { run_dir: Path::new("/run/tidegate").join(&id), data_dir, id, owner: caller.owner() })
+    }
+
+    /// Makes the data directory, for its owner alone, if it is not there.
+    pub(crate) fn make_data_dir(&self) -> Result<()> {
+        let missing: Vec<_> = self.data_dir.ancestors().take_while(|path| !path.exists()).collect();
+        for path in missing.iter().rev() {
+            let mode = if *path == self.data_dir { 0o700 } else { 0o755 };
+            fs::DirBuilder::new()
+                .mode(mode)
+                .create(path)
+                .with_context(|| format!("making the data directory `{}`", path.display()))?;
+            self.give(path)?;
+        }
+        let found = fs::metadata(&self.data_dir).with_context(|| format!("`{}`", self.data_dir.display()))?;
+        if !found.is_dir() {
+            return Err(anyhow!("`{}` is not a directory; give another --data-dir", self.data_dir.display()));
+        }
+        if found.uid() != self.owner.uid && found.uid() != rustix::process::geteuid().as_raw() {
+            return Err(anyhow!(
+                "`{}` belongs to user {}, not to you; give another --data-dir",
+                self.data_dir.display(),
+                found.uid()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Gives a file that we made to the calling user.
+    pub(crate) fn give(&self, path: &Path) -> Result<()> {
+        std::os::unix::fs::lchown(path, Some(self.owner.uid), Some(self.owner.gid))
+            .with_context(|| format!("giving `{}` to user {}", path.display(), self.owner.uid))
+    }
+
+    /// Gives everything below the data directory to the calling user, links not followed: the parts of the mesh run as
+    /// root and make their files so.
+    pub(crate) fn give_all(&self) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&self.data_dir, flags, Mode::empty());
+        let root = root.with_context(|| format!("opening `{}`", self.data_dir.display()))?;
+        self.give_below(&root, 0)
+            .with_context(|| format!("giving `{}` to user {}", self.data_dir.display(), self.owner.uid))
+    }
+
+    fn give_below(&self, folder: &OwnedFd, depth: usize) -> rustix::io::Result<()> {
+        let owner = (Some(Uid::from_raw(self.owner.uid)), Some(Gid::from_raw(self.owner.gid)));
+        for entry in rustix::fs::Dir::read_from(folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            match rustix::fs::chownat(folder, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW) {
+                // A log that was removed in the meantime belongs to nobody.
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            if entry.file_type() == FileType::Directory && depth < FOLDERS_DEEP_MAX {
+                match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+                    Ok(below) => self.give_below(&below, depth + 1)?,
+                    Err(Errno::NOENT) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a small file whole or not at all, mode 0600, owned by the caller.
+    pub(crate) fn write_private(&self, path: &Path, text: &str) -> Result<()> {
+        use std::io::Write;
+        use std::os::unix::fs::OpenOptionsExt;
+        let part = path.with_extension(format!("part{}", std::process::id()));
+        let written = (|| -> std::io::Result<()> {
+            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        })();
+        written.with_context(|| format!("writing `{}`", part.display()))?;
+        self.give(&part)?;
+        fs::rename(&part, path).with_context(|| format!("writing `{}`", path.display()))
+    }
+}
+
+/// The path with the links of its existing part resolved, so that one directory has one name.
+fn without_links(path: &Path) -> Result<PathBuf> {
+    let existing = path.ancestors().find(|part| part.exists()).unwrap_or_else(|| Path::new("/"));
+    let resolved = fs::canonicalize(existing).with_context(|| format!("`{}`", existing.display()))?;
+    let rest = path.strip_prefix(existing).unwrap_or_else(|_| Path::new(""));
+    Ok(if rest.as_os_str().is_empty() { resolved } else { resolved.join(rest) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn argument(dir: Option<&Path>) -> DataDirArgument {
+        DataDirArgument { data_dir: dir.map(Path::to_path_buf) }
+    }
+
+    #[test]
+    fn sudo_finds_the_callers_home() {
+        let caller = Caller {
+            sudo_uid: Some(1000),
+            sudo_gid: Some(1001),
+            home: Some("/root".into()),
+            passwd: "root:x:0:0::/root:/bin/sh\nann:x:1000:1001::/srv/ann:/bin/sh\n".into(),
+            data_home: None,
+        };
+        let place = Place::resolve_for(&argument(None), &caller).unwrap();
+        assert_eq!(place.data_dir, Path::new("/srv/ann/.local/share/tidegate"));
+        assert_eq!(place.owner, Owner { uid: 1000, gid: 1001 });
+    }
+
+    #[test]
+    fn one_directory_has_one_id_by_whatever_way_it_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        let straight = Place::resolve_for(&argument(Some(&dir.path().join("mesh"))), &Caller::default()).unwrap();
+        let linked = Place::resolve_for(&argument(Some(&link.join("mesh"))), &Caller::default()).unwrap();
+        assert_eq!(straight, linked);
+        assert_eq!(straight.id.len(), 8);
+    }
+
+    #[test]
+    fn without_a_home_the_error_says_what_to_give() {
+        let error = Place::resolve_for(&argument(None), &Caller::default()).unwrap_err();
+        assert!(error.to_string().contains("--data-dir"), "{error}");
+    }
+
+    #[test]
+    fn private_files_are_private_and_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::resolve_for(&argument(Some(&dir.path().join("a/b"))), &Caller::from_environment()).unwrap();
+        place.make_data_dir().unwrap();
+        let file = place.data_dir.join("key");
+        place.write_private(&file, "first").unwrap();
+        place.write_private(&file, "second").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "second");
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(&place.data_dir).unwrap().mode() & 0o777, 0o700);
+    }
+}

@@ -1,0 +1,59 @@
+//! `tap`: decisions as they are made, until interrupted.
+
+use std::io::Write;
+
+use anyhow::Context;
+use http_body_util::BodyExt;
+use policy::record::Record;
+
+use crate::args::{Format, TapArguments};
+use crate::client;
+use crate::exit::{Exit, ExitWith, Outcome};
+use crate::settings::Place;
+
+/// Longest line of the stream: a record with its nearest miss stays far below.
+const LINE_BYTES_MAX: usize = 256 * 1024;
+
+/// Prints one line per decision that the filters let through.
+pub(crate) fn run(arguments: &TapArguments) -> Outcome {
+    let place = Place::resolve(&arguments.place)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut body = client::get(&place, "/tidegate/v1/tap").await.exit_with(Exit::Unreachable)?.into_body();
+        let mut pending = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.context("the mesh ended the stream").exit_with(Exit::Unreachable)?;
+            pending.extend_from_slice(frame.data_ref().map_or(&[][..], |bytes| bytes));
+            print_lines(&mut pending, arguments)?;
+        }
+        Ok(())
+    })
+}
+
+fn print_lines(pending: &mut Vec<u8>, arguments: &TapArguments) -> anyhow::Result<()> {
+    anyhow::ensure!(pending.len() <= LINE_BYTES_MAX, "a record longer than {LINE_BYTES_MAX} bytes");
+    while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+        let line: Vec<u8> = pending.drain(..=end).collect();
+        let record: Record = serde_json::from_slice(&line).context("reading a record; are both of one version?")?;
+        if !wanted(&record, arguments) {
+            continue;
+        }
+        let mut out = std::io::stdout().lock();
+        match arguments.output {
+            Format::Json => out.write_all(&line)?,
+            Format::Table => writeln!(out, "{}", control::lines::tap_line(&record))?,
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn wanted(record: &Record, arguments: &TapArguments) -> bool {
+    let ends = [&record.source, &record.destination];
+    let of = |name: &str| ends.iter().any(|end| end.workload.as_ref().is_some_and(|id| id.namespace == name));
+    let is = |name: &str| ends.iter().any(|end| end.workload.as_ref().is_some_and(|id| id.name == name));
+    arguments.namespace.as_deref().is_none_or(of)
+        && arguments.workload.as_deref().is_none_or(is)
+        && arguments.port.is_none_or(|port| record.destination.port == port)
+        && arguments.from.is_none_or(|address| record.source.address == address)
+}

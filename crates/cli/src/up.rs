@@ -1,0 +1,155 @@
+//! `up`: the mesh of this machine, in the foreground, or in the background with `--detach`.
+
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::args::UpArguments;
+use crate::daemon::{self, Lock};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::mesh::{Mesh, Options};
+use crate::settings::Place;
+
+/// The line that a detached daemon writes when it is ready; anything else is why it is not.
+const READY: &str = "ready";
+
+/// Starts the mesh.
+pub(crate) fn run(arguments: &UpArguments) -> Outcome {
+    let place = Place::resolve(&arguments.place)?;
+    require_root()?;
+    place.make_data_dir()?;
+    if arguments.detach {
+        return detach(&place, arguments);
+    }
+    let Some(mut lock) = Lock::take(&place)? else { return Err(already_runs(&place)) };
+    if arguments.detached {
+        rustix::process::setsid().context("leaving the terminal")?;
+    }
+    log_to_stderr();
+    raise_descriptor_limit();
+    let options = Options { port: arguments.port, tell_denials: true };
+    runtime()?.block_on(async {
+        let mesh = match Mesh::start(&place, options).await {
+            Ok(mesh) => mesh,
+            Err(error) => {
+                crate::down::remove(&place, false)?;
+                return Err(error);
+            }
+        };
+        place.give_all()?;
+        lock.announce(mesh.port())?;
+        if arguments.detached {
+            report_ready()?;
+        } else {
+            welcome(&place, &mesh);
+        }
+        crate::kubectl::warn_if_unfit();
+        mesh.until_told_to_end().await?;
+        mesh.stop().await?;
+        place.give_all()?;
+        crate::down::remove(&place, false)
+    })
+}
+
+/// Runs the mesh in a process of its own and returns when it is ready.
+fn detach(place: &Place, arguments: &UpArguments) -> Outcome {
+    if daemon::running(place)?.is_some() {
+        return Err(already_runs(place));
+    }
+    let log_path = place.data_dir.join("daemon.log");
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path);
+    let log = log.with_context(|| format!("opening `{}`", log_path.display()))?;
+    place.give(&log_path)?;
+    let binary = std::env::current_exe().context("finding this binary")?;
+    let mut command = Command::new(binary);
+    command.arg0("tidegate").args(["up", "--detached", "--data-dir"]).arg(&place.data_dir);
+    if let Some(port) = arguments.port {
+        command.arg("--port").arg(port.to_string());
+    }
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    let mut child = command.spawn().context("starting the daemon")?;
+    let mut said = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut said).context("waiting for the daemon")?;
+    }
+    if said.trim_end() == READY {
+        eprint!("{}", next_steps(place));
+        return Ok(());
+    }
+    let status = child.wait().context("waiting for the daemon")?;
+    let text = std::fs::read_to_string(&log_path).unwrap_or_default();
+    let why = text.lines().rev().find_map(|line| line.strip_prefix("error: ")).unwrap_or("see its log");
+    let what = format!("{why} (the daemon ended with {status}; its log: {})", log_path.display());
+    Err(Failure::says(Exit::Failure, what))
+}
+
+fn already_runs(place: &Place) -> Failure {
+    let dir = place.data_dir.display();
+    Failure::says(
+        Exit::Failure,
+        format!(
+            "a mesh already runs in `{dir}`; use it: tidegate env, end it: tidegate down, or give another --data-dir"
+        ),
+    )
+}
+
+/// Tells the waiting parent and lets go of its pipe.
+fn report_ready() -> Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(out, "{READY}")?;
+    out.flush()?;
+    let null = std::fs::OpenOptions::new().write(true).open("/dev/null").context("opening /dev/null")?;
+    rustix::stdio::dup2_stdout(null).context("letting go of standard output")
+}
+
+fn welcome(place: &Place, mesh: &Mesh) {
+    eprintln!("Ready in {} ms: API server on 127.0.0.1:{}", mesh.started_in().as_millis(), mesh.port());
+    eprint!("{}", next_steps(place));
+    eprintln!("Denied connections are told below; Ctrl-C ends the mesh (its objects are kept).");
+}
+
+fn next_steps(place: &Place) -> String {
+    let default = Place::resolve(&crate::args::DataDirArgument { data_dir: None });
+    let flag = match default {
+        Ok(default) if default.data_dir == place.data_dir => String::new(),
+        _ => format!(" --data-dir {}", place.data_dir.display()),
+    };
+    format!(
+        "Next, in {} shell:\n  eval \"$(tidegate env -n foo{flag})\"\n  tidegate samples . && kubectl create ns foo\n  \
+         kubectl apply -f <(istioctl kube-inject -f samples/tcp-echo/tcp-echo.yaml) -n foo\n",
+        if flag.is_empty() { "another" } else { "a" }
+    )
+}
+
+/// Namespaces of the network need root.
+pub(crate) fn require_root() -> Outcome {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Failure::says(Exit::Failure, "network namespaces need root for now; run it again with sudo"))
+}
+
+/// Warnings and errors of the parts, one line each.
+pub(crate) fn log_to_stderr() {
+    let lines =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).without_time();
+    lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
+}
+
+/// A pod costs four descriptors here: as many pods as the system lets this process have.
+pub(crate) fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // What is not granted is not needed before some hundred pods; attaching one then says so.
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open descriptors stays as it is");
+    }
+}
+
+/// Two workers: one may wait for the disk or the kernel while the other answers.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("starting the runtime")
+}
