@@ -1,6 +1,9 @@
 //! What the end-to-end tests share. Development only: nothing of the product depends on it.
 //!
 //! Deliberately not here: the tests themselves, which stand in `tests/`, one file a subject.
+#![expect(clippy::panic, reason = "a harness has one way to fail: the test that called it stops there")]
+
+pub mod mesh;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,156 @@
+//! What is wrong is told: what, where, why and what next; and nothing that was there is lost.
+#![cfg(test)]
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output};
+
+use e2e::mesh::{Mesh, binary, kubectls, told};
+
+/// A failure with all of these words on standard error.
+fn says(output: &Output, code: i32, words: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{}", told(output));
+    for word in words {
+        assert!(stderr.contains(word), "`{word}` is not said: {}", told(output));
+    }
+}
+
+#[test]
+fn kubectl_hears_what_is_wrong_with_an_object() {
+    let mesh = Mesh::up();
+    let cases: &[(&str, &[&str])] = &[
+        ("this: is: not yaml", &["yaml"]),
+        ("apiVersion: v1\nkind: Unicorn\nmetadata: {name: u}", &["Unicorn"]),
+        ("apiVersion: security.istio.io/v7\nkind: AuthorizationPolicy\nmetadata: {name: p}", &["security.istio.io/v7"]),
+        (
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: nowhere}",
+            &["namespaces \"nowhere\" not found"],
+        ),
+        (
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: {rulez: []}",
+            &["rulez"],
+        ),
+        (
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: {rules: [{to: [{operation: \
+             {ports: [\"99999\"]}}]}]}",
+            &["99999"],
+        ),
+        (
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: {rules: [{to: [{operation: \
+             {ports: [9000]}}]}]}",
+            &["ports[0]", "string"],
+        ),
+        ("apiVersion: v1\nkind: Namespace\nmetadata: {name: Not_A_Name}", &["Not_A_Name", "RFC 1123"]),
+    ];
+    for kubectl in kubectls() {
+        for (number, (manifest, words)) in cases.iter().enumerate() {
+            fs::write(mesh.work_dir().join("bad.yaml"), manifest).unwrap();
+            let output = mesh.bash(&kubectl, "eval \"$(tidegate env)\"; kubectl apply -f bad.yaml");
+            // kubectl 1.20 knows no strict validation: as everywhere, the server then drops the field and warns.
+            let warned = kubectl.version == "1.20" && words.contains(&"rulez");
+            assert_eq!(
+                output.status.success(),
+                warned,
+                "kubectl {}, case {number}: {}",
+                kubectl.version,
+                told(&output)
+            );
+            if warned {
+                let cleaned = mesh.bash(&kubectl, "eval \"$(tidegate env)\"; kubectl delete -f bad.yaml");
+                assert!(cleaned.status.success(), "{}", told(&cleaned));
+            }
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            for word in *words {
+                assert!(said.contains(word), "kubectl {}, case {number}, `{word}`: {}", kubectl.version, told(&output));
+            }
+        }
+        let output = mesh.bash(&kubectl, "eval \"$(tidegate env)\"; kubectl get authorizationpolicies -A -o name");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "nothing of it may be stored: {}", told(&output));
+    }
+}
+
+#[test]
+fn a_busy_port_is_named_with_the_way_out() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let mesh = Mesh::down();
+    for detach in [&["up", "--port", &port][..], &["up", "--detach", "--port", &port][..]] {
+        says(&mesh.tidegate(detach), 1, &[&port, "--port"]);
+    }
+}
+
+#[test]
+fn a_corrupted_store_is_named_and_left_as_it_is() {
+    let mesh = Mesh::up();
+    assert!(mesh.tidegate(&["down"]).status.success());
+    let store = mesh.data_dir().join("store.redb");
+    let whole = fs::read(&store).unwrap();
+    let mut torn = whole.clone();
+    torn[..512].fill(0xa5);
+    fs::write(&store, &torn).unwrap();
+    says(&mesh.tidegate(&["up", "--detach"]), 1, &["store.redb"]);
+    assert_eq!(fs::read(&store).unwrap(), torn, "a file that cannot be read is not written");
+    fs::write(&store, &whole).unwrap();
+    let output = mesh.tidegate(&["up", "--detach"]);
+    assert!(output.status.success(), "{}", told(&output));
+}
+
+#[test]
+fn without_permission_the_error_says_what_to_do() {
+    let mesh = Mesh::down();
+    let home = mesh.work_dir();
+    fs::set_permissions(home, fs::Permissions::from_mode(0o777)).unwrap();
+    // A copy that the user nobody can reach and run, wherever the tests were built.
+    let copy = home.join("tidegate");
+    fs::copy(binary(), &copy).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(&copy);
+        command.args(arguments).env("HOME", home).env("TIDEGATE_DATA_DIR", home.join("own")).uid(65534).gid(65534);
+        command.output().unwrap()
+    };
+    says(&run(&["up"]), 1, &["root", "sudo"]);
+    says(&run(&["down"]), 1, &["root", "sudo"]);
+}
+
+#[test]
+fn a_mesh_that_does_not_run_is_said_with_the_command_that_starts_it() {
+    let mesh = Mesh::down();
+    for arguments in [&["status"][..], &["tap"], &["env"], &["kubeconfig"]] {
+        says(&mesh.tidegate(arguments), 69, &["tidegate up"]);
+    }
+}
+
+#[test]
+fn bad_arguments_are_usage_errors() {
+    let mesh = Mesh::down();
+    says(&mesh.tidegate(&["up", "--port", "x"]), 64, &["--port"]);
+    says(&mesh.tidegate(&["frobnicate"]), 64, &["frobnicate"]);
+    says(&mesh.tidegate(&["env", "-n", "Not A Name"]), 64, &["Not A Name"]);
+}
+
+#[test]
+fn inject_names_the_place_of_what_it_cannot_read() {
+    let mesh = Mesh::down();
+    let file = mesh.work_dir().join("bad.yaml");
+    let named = file.to_str().unwrap();
+    for (text, word) in [(&b"a: b: c"[..], "line 1, column 5"), (b"\xff\xfe", "UTF-8"), (b"a: &x [*x, *x]", "alias")] {
+        fs::write(&file, text).unwrap();
+        let output = mesh.tidegate(&["inject", "-f", named]);
+        says(&output, 65, &["bad.yaml", word]);
+        assert!(output.stdout.is_empty(), "{}", told(&output));
+    }
+    says(&mesh.tidegate(&["inject", "-f", "missing.yaml"]), 65, &["missing.yaml", "No such file"]);
+}
+
+#[test]
+fn the_istioctl_link_knows_one_verb() {
+    let mesh = Mesh::up();
+    let all = kubectls();
+    let shell = |script: &str| mesh.bash(&all[1], &format!("eval \"$(tidegate env)\"; {script}"));
+    says(&shell("istioctl version"), 64, &["istioctl version", "kube-inject"]);
+    let injected = shell("tidegate samples . >/dev/null; istioctl kube-inject -f samples/sleep/sleep.yaml");
+    assert!(String::from_utf8_lossy(&injected.stdout).contains("istio-proxy"), "{}", told(&injected));
+}

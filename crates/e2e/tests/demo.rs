@@ -1,0 +1,90 @@
+//! `tidegate demo`: ends by itself, leaves nothing, and fails where a step comes out otherwise.
+#![cfg(test)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use e2e::mesh::{binary, told};
+use linux::netlink::{Protocol, Socket};
+use linux::nft::{Family, Table, Transaction};
+
+#[test]
+fn both_texts_are_played_to_their_end() {
+    for (arguments, last) in [(&["demo"][..], "kubectl delete namespace foo"), (&["demo", "--asm"], "tcp-echo 9000")] {
+        let output = Command::new(binary()).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", told(&output));
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains(last) && said.contains("connection rejected"), "{said}");
+        assert!(said.contains("came out as the text says"), "{said}");
+    }
+}
+
+#[test]
+fn a_verdict_table_deleted_from_outside_is_noticed() {
+    let mut command = Command::new(binary());
+    let demo = command.args(["demo", "--step"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut demo = demo.spawn().unwrap();
+    let mut enter = demo.stdin.take().unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let folder = std::env::temp_dir().join(format!("tidegate-demo-{}", demo.id()));
+    let mut said = String::new();
+    // Step by step up to the first policy, so that the table that is to refuse port 9002 is in force.
+    while !said.contains("authorizationpolicy.security.istio.io/tcp-policy created") {
+        enter.write_all(b"\n").unwrap();
+        loop {
+            let line = lines.next().unwrap().unwrap();
+            said.push_str(&line);
+            said.push('\n');
+            if line.trim_start().starts_with("why:") {
+                break;
+            }
+        }
+    }
+    let deleted = delete_verdict_tables(&folder);
+    assert!(deleted > 0, "no table found to delete");
+    enter.write_all("\n".repeat(30).as_bytes()).unwrap();
+    lines.for_each(|line| said.push_str(&(line.unwrap() + "\n")));
+    let mut stderr = String::new();
+    demo.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    let status = demo.wait().unwrap();
+    assert_eq!(status.code(), Some(1), "{said}\n{stderr}");
+    assert!(stderr.contains("step") && stderr.contains("9002"), "{stderr}");
+    assert!(!folder.exists(), "the demo cleans up after a failure as well");
+}
+
+/// Deletes every table in every pod of the mesh of this data directory, as somebody with root might.
+fn delete_verdict_tables(data_dir: &Path) -> usize {
+    let id = mesh_id(data_dir);
+    let pods = Path::new("/run/tidegate").join(id);
+    let mut deleted = 0;
+    for path in network_namespaces(&pods) {
+        let netns = linux::netns::NetNs::open(&path).unwrap();
+        netns.run(delete_table).unwrap();
+        deleted += 1;
+    }
+    deleted
+}
+
+/// The table of verdicts in the pod whose namespace this runs in.
+fn delete_table() {
+    let mut transaction = Transaction::on(&Table::named(Family::Inet, "tidegate"));
+    transaction.delete_table();
+    transaction.commit(&mut Socket::open(Protocol::Netfilter).unwrap()).unwrap();
+}
+
+fn mesh_id(data_dir: &Path) -> String {
+    let output = Command::new(binary()).args(["status", "-o", "json", "--data-dir"]).arg(data_dir).output().unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    status["id"].as_str().unwrap().to_owned()
+}
+
+/// The pinned network namespaces below a run directory, the node's own left out.
+fn network_namespaces(run_dir: &Path) -> Vec<std::path::PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounted = mounts.lines().filter(|line| line.contains(" nsfs ")).filter_map(|line| line.split(' ').nth(4));
+    mounted
+        .map(std::path::PathBuf::from)
+        .filter(|path| path.starts_with(run_dir) && path.parent() != Some(run_dir))
+        .collect()
+}
