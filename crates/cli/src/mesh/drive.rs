@@ -137,7 +137,10 @@ impl Driver {
     async fn enforce(&mut self) -> Result<()> {
         let (mesh, before) = {
             let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
-            self.vips.sync(&objects)?;
+            // Names and virtual addresses grant nothing: what could not be changed is tried again with the next event.
+            if let Err(error) = self.vips.sync(&objects) {
+                warn!(error = format!("{:#}", anyhow!(error)), "virtual addresses are not up to date");
+            }
             self.dns.publish(Arc::new(Zone::of(&objects)));
             (self.translator.mesh(&objects), self.snapshot.load_full())
         };
