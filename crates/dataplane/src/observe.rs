@@ -119,7 +119,8 @@ pub(crate) struct Watched {
 
 enum Command {
     Watch(u64, Box<Watched>),
-    Forget(u64),
+    /// Read what is left, close the log, then answer.
+    Forget(u64, commands::SyncSender<()>),
     /// Read everything that waits, write out what is folded, then answer.
     Settle(commands::SyncSender<()>),
 }
@@ -154,15 +155,20 @@ impl Observer {
         name
     }
 
-    /// Reads what is left of a pod's log, then closes it.
+    /// Reads what is left of a pod's log and closes it; closed when this returns, so that the log can be opened anew
+    /// (the kernel gives it to one listener at a time).
     pub(crate) fn forget(&self, name: u64) {
-        self.send(Command::Forget(name));
+        self.send_and_wait(|done| Command::Forget(name, done));
     }
 
     /// Returns when everything that was in the logs is a record, folded or lost.
     pub(crate) fn settle(&self) {
+        self.send_and_wait(Command::Settle);
+    }
+
+    fn send_and_wait(&self, command: impl FnOnce(commands::SyncSender<()>) -> Command) {
         let (done, wait) = commands::sync_channel(1);
-        self.send(Command::Settle(done));
+        self.send(command(done));
         // A reader that is gone drops its end: nothing more will be read, and the numbers say so.
         wait.recv().ok();
     }
@@ -247,10 +253,12 @@ impl Reader {
         loop {
             match self.receiver.try_recv() {
                 Ok(Command::Watch(name, watched)) => self.watch(name, *watched),
-                Ok(Command::Forget(name)) => {
+                Ok(Command::Forget(name, done)) => {
                     if let Some(mut pod) = self.pods.remove(&name) {
                         pod.settle(&self.records, &mut self.ids);
                     }
+                    // The pod is dropped, and its log closed with it. Nobody may wait any more: nothing to tell.
+                    done.send(()).ok();
                 }
                 Ok(Command::Settle(done)) => {
                     for pod in self.pods.values_mut() {
