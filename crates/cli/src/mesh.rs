@@ -112,7 +112,8 @@ impl Mesh {
         let (serving, until) = (server.clone(), ending.clone());
         tasks.spawn(async move { serving.serve(listener, until).await });
         let on_terminal = if options.tell_denials { tell_denial } else { |_: &policy::record::Record| {} };
-        tasks.spawn(records.clone().gather(told, on_terminal));
+        let (gathering, until) = (records.clone().gather(told, on_terminal), ending.clone());
+        tasks.spawn(async move { until.run_until_cancelled(gathering).await });
         let driver = drive::Driver {
             feed: server.subscribe(),
             server: server.clone(),
