@@ -136,3 +136,19 @@ fn no_test_and_no_product_code_sleeps() {
         faults.join("\n")
     );
 }
+
+#[test]
+fn every_promise_names_tests_that_exist() {
+    let promises = fs::read_to_string(workspace_root().join("GUARANTEES.md")).unwrap();
+    let sources: String = rust_files().iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let rows = promises.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| promise"));
+    let mut named = 0;
+    for row in rows {
+        let tests = row.trim_end_matches(" |").rsplit_once(" | ").unwrap().1;
+        for name in tests.split(", ").map(|name| name.trim_matches('`')) {
+            assert!(sources.contains(&format!("fn {name}(")), "`{name}` is promised and does not exist: {row}");
+            named += 1;
+        }
+    }
+    assert!(named > 40, "the table must be read");
+}
