@@ -6,13 +6,17 @@ use local::{Node, NodeSettings};
 
 use crate::args::DownArguments;
 use crate::daemon;
-use crate::exit::Outcome;
+use crate::exit::{Exit, Failure, Outcome};
 use crate::settings::Place;
 
 /// Ends and removes; the objects stay unless `--purge` says otherwise.
 pub(crate) fn run(arguments: &DownArguments) -> Outcome {
     let place = Place::resolve(&arguments.place)?;
     crate::up::require_root()?;
+    if arguments.purge && place.data_dir.exists() && !place.is_a_mesh() {
+        let what = format!("`{}` is not the data directory of a mesh; nothing is removed", place.data_dir.display());
+        return Err(Failure::says(Exit::Usage, what));
+    }
     let ended = daemon::end(&place)?;
     remove(&place, arguments.purge)?;
     let dir = place.data_dir.display();
@@ -44,7 +48,7 @@ pub(crate) fn node_settings(place: &Place) -> anyhow::Result<NodeSettings> {
 /// Removes processes, namespaces, links, tables, mounts and cgroups of this mesh, and nothing of others.
 pub(crate) fn remove(place: &Place, purge: bool) -> Outcome {
     remove_from_machine(place).context("removing what is left of the mesh")?;
-    if purge && place.data_dir.exists() {
+    if purge && place.is_a_mesh() {
         let dir = place.data_dir.display();
         std::fs::remove_dir_all(&place.data_dir).with_context(|| format!("removing `{dir}`"))?;
     }

@@ -13,6 +13,9 @@ use sha2::{Digest, Sha256};
 
 use crate::args::DataDirArgument;
 
+/// The file that says that a directory is a mesh's.
+const MARK: &str = "tidegate-mesh";
+
 /// Folders below one another in a data directory: ours are three deep, a user's own are none of our business.
 const FOLDERS_DEEP_MAX: usize = 16;
 
@@ -111,7 +114,12 @@ impl Place {
         Ok(Self { run_dir: Path::new("/run/tidegate").join(&id), data_dir, id, owner: caller.owner() })
     }
 
-    /// Makes the data directory, for its owner alone, if it is not there.
+    /// Whether the data directory is a mesh's: only then may things in it be given away or removed.
+    pub(crate) fn is_a_mesh(&self) -> bool {
+        self.data_dir.join(MARK).is_file()
+    }
+
+    /// Makes the data directory, for its owner alone, if it is not there. One that is there must be a mesh's or empty.
     pub(crate) fn make_data_dir(&self) -> Result<()> {
         let missing: Vec<_> = self.data_dir.ancestors().take_while(|path| !path.exists()).collect();
         for path in missing.iter().rev() {
@@ -133,7 +141,17 @@ impl Place {
                 found.uid()
             ));
         }
-        Ok(())
+        if self.is_a_mesh() {
+            return Ok(());
+        }
+        let mut entries = fs::read_dir(&self.data_dir).with_context(|| format!("`{}`", self.data_dir.display()))?;
+        if entries.next().is_some() {
+            return Err(anyhow!(
+                "`{}` is neither empty nor the data directory of a mesh; give a directory of the mesh's own: --data-dir DIR",
+                self.data_dir.display()
+            ));
+        }
+        self.write_private(&self.data_dir.join(MARK), &format!("data directory of Tidegate mesh {}\n", self.id))
     }
 
     /// Gives a file that we made to the calling user.
@@ -238,6 +256,20 @@ mod tests {
     fn without_a_home_the_error_says_what_to_give() {
         let error = Place::resolve_for(&argument(None), &Caller::default()).unwrap_err();
         assert!(error.to_string().contains("--data-dir"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_of_others_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("thesis.txt"), "years of work").unwrap();
+        let place = Place::resolve_for(&argument(Some(dir.path())), &Caller::from_environment()).unwrap();
+        let error = place.make_data_dir().unwrap_err();
+        assert!(error.to_string().contains("--data-dir"), "{error}");
+        assert!(!place.is_a_mesh());
+        fs::remove_file(dir.path().join("thesis.txt")).unwrap();
+        place.make_data_dir().unwrap();
+        assert!(place.is_a_mesh());
+        place.make_data_dir().unwrap();
     }
 
     #[test]

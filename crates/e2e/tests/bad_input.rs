@@ -116,6 +116,19 @@ fn without_permission_the_error_says_what_to_do() {
 }
 
 #[test]
+fn a_directory_of_somebody_else_is_neither_taken_nor_purged() {
+    let mesh = Mesh::down();
+    let home = mesh.work_dir().join("home");
+    fs::create_dir(&home).unwrap();
+    fs::write(home.join("thesis.txt"), "years of work").unwrap();
+    let named = home.to_str().unwrap();
+    says(&mesh.tidegate(&["up", "--detach", "--data-dir", named]), 1, &[named, "--data-dir"]);
+    says(&mesh.tidegate(&["down", "--purge", "--data-dir", named]), 64, &[named, "nothing is removed"]);
+    assert_eq!(fs::read_to_string(home.join("thesis.txt")).unwrap(), "years of work");
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 1);
+}
+
+#[test]
 fn a_mesh_that_does_not_run_is_said_with_the_command_that_starts_it() {
     let mesh = Mesh::down();
     for arguments in [&["status"][..], &["tap"], &["env"], &["kubeconfig"]] {
