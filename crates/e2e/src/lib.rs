@@ -4,6 +4,8 @@
 #![expect(clippy::panic, reason = "a harness has one way to fail: the test that called it stops there")]
 
 pub mod mesh;
+pub mod running;
+pub mod world;
 
 use std::path::{Path, PathBuf};
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use crate::workspace_root;
 use control::walkthrough::Step;
@@ -143,6 +143,13 @@ impl Mesh {
         run.unwrap_or_else(|error| panic!("running tidegate: {error}"))
     }
 
+    /// Starts the mesh in the foreground, with pipes.
+    pub fn foreground(&self) -> Child {
+        let mut command = self.command(binary());
+        command.arg("up").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap_or_else(|error| panic!("running tidegate: {error}"))
+    }
+
     fn path_with(kubectl: &Kubectl) -> OsString {
         let mut folders = vec![kubectl.folder.clone()];
         folders.extend(binary().parent().map(Path::to_path_buf));
@@ -150,11 +157,22 @@ impl Mesh {
         std::env::join_paths(folders).unwrap_or_default()
     }
 
-    /// A bash that runs a script with this kubectl first on its PATH.
-    pub fn bash(&self, kubectl: &Kubectl, script: &str) -> Output {
+    fn bash_command(&self, kubectl: &Kubectl, script: &str) -> Command {
         let mut command = self.command("bash");
         command.env("PATH", Self::path_with(kubectl)).args(["-c", script]);
-        command.output().unwrap_or_else(|error| panic!("running bash: {error}"))
+        command
+    }
+
+    /// A bash that runs a script with this kubectl first on its PATH.
+    pub fn bash(&self, kubectl: &Kubectl, script: &str) -> Output {
+        self.bash_command(kubectl, script).output().unwrap_or_else(|error| panic!("running bash: {error}"))
+    }
+
+    /// The same, running, with pipes to its standard input and output; the last command replaces it if it is `exec`.
+    pub fn bash_child(&self, kubectl: &Kubectl, script: &str) -> Child {
+        let mut command = self.bash_command(kubectl, script);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap_or_else(|error| panic!("running bash: {error}"))
     }
 
     /// Plays steps in one shell, and returns what each printed and its exit code, in order.

@@ -68,11 +68,10 @@ impl Driver {
             meaningful |= keys.iter().any(means_something);
             let changed = first.take().unwrap_or_else(|| Changed::keys(keys));
             meaningful |= self.reconcile(changed).await?;
-            if meaningful {
-                self.enforce().await?;
+            while meaningful {
+                meaningful = self.enforce().await?;
             }
             self.settled.send_replace(self.revision);
-            meaningful = false;
         }
         Ok(())
     }
@@ -133,8 +132,10 @@ impl Driver {
         Ok(keys)
     }
 
-    /// Compiles what the objects mean and returns when the kernel enforces it and the policies say so.
-    async fn enforce(&mut self) -> Result<()> {
+    /// Compiles what the objects mean and returns when the kernel enforces it and the policies say so; says whether
+    /// something came in meanwhile that may mean more.
+    async fn enforce(&mut self) -> Result<bool> {
+        let looked_at = self.revision;
         let (mesh, before) = {
             let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
             // Names and virtual addresses grant nothing: what could not be changed is tried again with the next event.
@@ -153,11 +154,15 @@ impl Driver {
             let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
             control::status::reconcile_status(&objects, &self.translator, &mesh, &report, &now)
         };
-        if !writes.is_empty() {
-            let keys = self.commit(writes).await?;
-            self.reconcile(Changed::keys(keys)).await?;
+        if writes.is_empty() {
+            return Ok(false);
         }
-        Ok(())
+        // Writes of users come through the feed together with those of the status: they were not looked at yet. Whoever
+        // waits for what was looked at does not wait for them, so a steady stream of writes delays nobody.
+        let keys = self.commit(writes).await?;
+        self.settled.send_replace(looked_at);
+        let meaningful = keys.iter().any(means_something);
+        Ok(self.reconcile(Changed::keys(keys)).await? || meaningful)
     }
 }
 
