@@ -158,9 +158,9 @@ fn a_policy_resets_exactly_the_open_connections_that_it_forbids() {
     let mut bob = held(&world, "bob", "foo", 9000);
     let mut dave = held(&world, "dave", "plain", 9000);
     let mut dave_too = held(&world, "dave", "plain", 9001);
-    let mut host = [9000, 9001].map(|port| TcpStream::connect(world.server(port)).unwrap());
+    let mut from_host = [9000, 9001].map(|port| TcpStream::connect(world.server(port)).unwrap());
     let mut say = |index: usize| -> Result<String, std::io::ErrorKind> {
-        let stream = &mut host[index];
+        let stream = &mut from_host[index];
         let mut answer = [0; 64];
         stream
             .write_all(b"x\n")
@@ -169,16 +169,16 @@ fn a_policy_resets_exactly_the_open_connections_that_it_forbids() {
             .map(|length| String::from_utf8_lossy(&answer[..length]).into_owned())
     };
     assert_eq!([say(0), say(1)], [Ok("hello x\n".to_owned()), Ok("hello x\n".to_owned())]);
-    let rule = "{action: DENY, rules: [{from: [{source: {notServiceAccounts: [foo/bob]}}], to: [{operation: {ports: ['9000']}}]}]}";
-    world.policy("foo/only-bob", rule);
+    let only_bob = "{action: DENY, rules: [{from: [{source: {notServiceAccounts: [foo/bob]}}], to: [{operation: {ports: ['9000']}}]}]}";
+    world.policy("foo/only-bob", only_bob);
     is_reset(&mut alice, "alice");
     is_reset(&mut dave, "dave, outside the mesh");
     assert_eq!(say(0), Err(std::io::ErrorKind::ConnectionReset), "the host");
     assert_eq!(say(1), Ok("hello x\n".to_owned()), "the host on a port that stays permitted");
     for round in 0..3 {
-        let word = format!("round{round}");
+        let line = format!("round{round}");
         assert!(
-            bob.echoes(&word) && alice_too.echoes(&word) && dave_too.echoes(&word),
+            bob.echoes(&line) && alice_too.echoes(&line) && dave_too.echoes(&line),
             "what is permitted is left alone"
         );
     }
@@ -232,7 +232,7 @@ fn each_of_sixty_flips_is_in_force_when_kubectl_returns() {
         seed ^= seed << 13;
         seed ^= seed >> 7;
         seed ^= seed << 17;
-        let deny = seed % 3 > 0;
+        let deny = !seed.is_multiple_of(3);
         let port = if deny { 9000 } else { 9001 };
         world.policy("foo/flip", &format!("{{action: DENY, rules: [{{to: [{{operation: {{ports: ['{port}']}}}}]}}]}}"));
         assert_eq!(world.gets("alice", 9000), !deny, "flip {flip}");
@@ -261,7 +261,7 @@ fn writes_at_the_same_time_are_each_in_force_when_they_are_answered() {
     };
     let all = ports.map(|port| Running::of(world.start(&script(port))));
     for (mut one, port) in all.into_iter().zip(ports) {
-        let said = one.until_within(&[&format!("done {port}")], Duration::from_secs(120));
+        let said = one.until_within(&[&format!("done {port}")], Duration::from_mins(2));
         assert_eq!(one.said(), [said], "{port}");
     }
 }

@@ -142,7 +142,7 @@ fn a_killed_daemon_leaves_every_verdict_in_force_until_the_next_takes_over() {
     let output = world.mesh.tidegate(&["up", "--detach"]);
     assert!(output.status.success(), "{}", told(&output));
     let mut again = Running::of(world.start("exec kubectl logs hammer -c app -f"));
-    again.until_within(&["hammered"], std::time::Duration::from_secs(60));
+    again.until_within(&["hammered"], std::time::Duration::from_mins(1));
     let through = world.run(&format!("grep -r THROUGH {}", logs.display()));
     assert_eq!(String::from_utf8_lossy(&through.stdout), "", "in any life of the pod");
     // Addresses were given out anew: whoever has alice's old one is not alice.
