@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::args::{CheckArguments, Format};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::print;
 
 /// Prints what was probed; exit code 79 when something is missing.
 pub(crate) fn run(arguments: &CheckArguments) -> Outcome {
@@ -17,13 +18,18 @@ pub(crate) fn run(arguments: &CheckArguments) -> Outcome {
                 json!({"what": probe.what, "ok": probe.is_ok(), "answer": trouble.map(|trouble| &trouble.answer), "fix": trouble.map(|trouble| trouble.fix)})
             };
             let rows: Vec<_> = probes.iter().map(row).collect();
-            println!("{}", json!({"apiVersion": "tidegate.io/v1alpha1", "kind": "Check", "probes": rows}));
+            print::out(format_args!(
+                "{}\n",
+                json!({"apiVersion": "tidegate.io/v1alpha1", "kind": "Check", "probes": rows})
+            ))?;
         }
         Format::Table => {
             for probe in &probes {
                 match &probe.trouble {
-                    None => println!("ok       {}", probe.what),
-                    Some(Trouble { answer, fix }) => println!("MISSING  {}: {answer}\n         fix: {fix}", probe.what),
+                    None => print::out(format_args!("ok       {}\n", probe.what))?,
+                    Some(Trouble { answer, fix }) => {
+                        print::out(format_args!("MISSING  {}: {answer}\n         fix: {fix}\n", probe.what))?;
+                    }
                 }
             }
         }

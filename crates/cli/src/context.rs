@@ -7,13 +7,13 @@ use anyhow::{Context, Result};
 
 use crate::args::ContextArguments;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::print;
 use crate::settings::Place;
 
 /// `kubeconfig`: prints the file.
 pub(crate) fn kubeconfig(arguments: &ContextArguments) -> Outcome {
     let place = Place::resolve(&arguments.place)?;
-    print!("{}", text(&place, arguments.namespace.as_deref())?);
-    Ok(())
+    print::out(format_args!("{}", text(&place, arguments.namespace.as_deref())?))
 }
 
 /// `env`: prints shell exports.
@@ -26,13 +26,12 @@ pub(crate) fn env(arguments: &ContextArguments) -> Outcome {
     place.write_private(&kubeconfig, &text)?;
     let bin = link_istioctl(&place)?;
     if let Some(real) = other_istioctl(&bin) {
-        eprintln!(
+        print::err(format_args!(
             "note: `istioctl` now means Tidegate's; `{}` is shadowed in this shell (call it by its full path)",
             real.display()
-        );
+        ));
     }
-    print!("{}", exports(&kubeconfig, &bin));
-    Ok(())
+    print::out(format_args!("{}", exports(&kubeconfig, &bin)))
 }
 
 /// A kubeconfig of the mesh that was started last here, whether it runs at the moment or not.
@@ -96,7 +95,7 @@ fn exports(kubeconfig: &Path, bin: &Path) -> String {
 }
 
 /// The word in single quotes, as every POSIX shell reads it.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 

@@ -5,6 +5,8 @@ mod play;
 mod script;
 
 use std::io::BufRead;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
 use control::walkthrough::{self, Step};
@@ -12,15 +14,16 @@ use control::walkthrough::{self, Step};
 use crate::args::{DataDirArgument, DemoArguments};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::mesh::{Mesh, Options};
+use crate::print;
 use crate::settings::Place;
 
 /// Plays the walkthrough; exit code 1 names the first step that came out otherwise than its text says.
 pub(crate) fn run(arguments: &DemoArguments) -> Outcome {
     let text = if arguments.asm { walkthrough::ASM } else { walkthrough::ISTIO };
     let steps = walkthrough::parse(text)?;
-    let folder = std::env::temp_dir().join(format!("tidegate-demo-{}", std::process::id()));
-    let place = Place::resolve(&DataDirArgument { data_dir: Some(folder) })?;
     crate::up::require_root()?;
+    let folder = own_folder()?;
+    let place = Place::resolve(&DataDirArgument { data_dir: Some(folder) })?;
     crate::up::log_to_stderr();
     crate::up::raise_descriptor_limit();
     let runtime = crate::up::runtime()?;
@@ -29,17 +32,28 @@ pub(crate) fn run(arguments: &DemoArguments) -> Outcome {
         let mesh = Mesh::start(&place, Options { port: Some(0), ..Options::default() }).await?;
         let ended = tokio::select! {
             played = play_all(&mesh, &steps, arguments.step) => played,
-            _ = tokio::signal::ctrl_c() => Err(Failure::says(Exit::Failure, "interrupted; the mesh of the demo is removed")),
+            told = mesh.until_told_to_end() => Err(told.map_or_else(Failure::from, |()| Failure::says(Exit::Failure, "interrupted; the mesh of the demo is removed"))),
         };
         mesh.stop().await?;
         ended
     });
-    let cleaned = crate::down::remove(&place, true);
+    let cleaned = crate::down::remove_from_machine(&place);
+    let purged = crate::down::purge(&place);
     played?;
     cleaned?;
-    println!("\nAll {} steps came out as the text says. Nothing was left behind.", steps.len());
-    println!("Your own mesh: tidegate up");
-    Ok(())
+    purged?;
+    print::out(format_args!(
+        "\nAll {} steps came out as the text says. Nothing was left behind.\nYour own mesh: tidegate up\n",
+        steps.len()
+    ))
+}
+
+/// A folder that was not there before: whoever can write beside it may have laid a link of that name.
+fn own_folder() -> anyhow::Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("tidegate-demo-{}", std::process::id()));
+    let made = std::fs::DirBuilder::new().mode(0o700).create(&folder);
+    made.with_context(|| format!("making `{}`", folder.display()))?;
+    Ok(folder)
 }
 
 async fn play_all(mesh: &Mesh, steps: &[Step], wait: bool) -> Outcome {
@@ -48,10 +62,9 @@ async fn play_all(mesh: &Mesh, steps: &[Step], wait: bool) -> Outcome {
         if wait {
             enter().await?;
         }
-        println!("\n[{}/{}] $ {}", number + 1, steps.len(), step.command);
+        print::out(format_args!("\n[{}/{}] $ {}\n", number + 1, steps.len(), step.command))?;
         let told = player.play(step).await.with_context(|| in_step(number, step))?;
-        print!("{}", told.output);
-        println!("    why: {}", told.why);
+        print::out(format_args!("{}    why: {}\n", told.output, told.why))?;
         if step.output.as_ref().is_some_and(|expected| *expected != told.output) {
             let expected = step.output.as_deref().unwrap_or_default();
             let what = format!(
@@ -72,7 +85,7 @@ fn in_step(number: usize, step: &Step) -> String {
 
 /// Waits for a line on standard input.
 async fn enter() -> anyhow::Result<()> {
-    eprint!("-- Enter for the next step --");
+    print::err(format_args!("-- Enter for the next step --"));
     let read = tokio::task::spawn_blocking(|| std::io::stdin().lock().read_line(&mut String::new()));
     match read.await?? {
         0 => Err(anyhow!("standard input ended; without --step the demo needs none")),

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::print;
+
 /// Why a command did not end well; the number is the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -16,13 +18,16 @@ pub(crate) enum Exit {
     Unreachable = 69,
     /// The answer is no: something was found missing, denied or different.
     Negative = 79,
+    /// Whoever reads standard output has left: what a shell says of SIGPIPE.
+    ReaderLeft = 141,
 }
 
 /// An error and the exit code that tells it to scripts.
 #[derive(Debug)]
 pub(crate) struct Failure {
     exit: Exit,
-    error: anyhow::Error,
+    /// What is told; nothing when there is nobody to tell.
+    error: Option<anyhow::Error>,
 }
 
 /// What a command returns.
@@ -31,25 +36,32 @@ pub(crate) type Outcome = Result<(), Failure>;
 impl Failure {
     /// An error that ends with `exit`.
     pub(crate) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit, error: error.into() }
+        Self { exit, error: Some(error.into()) }
+    }
+
+    /// An end without a word.
+    pub(crate) fn silent(exit: Exit) -> Self {
+        Self { exit, error: None }
     }
 
     /// An error said in words.
     pub(crate) fn says(exit: Exit, words: impl fmt::Display) -> Self {
-        Self { exit, error: anyhow::anyhow!("{words}") }
+        Self { exit, error: Some(anyhow::anyhow!("{words}")) }
     }
 
     /// Tells the error on standard error and returns its exit code.
     pub(crate) fn tell(&self) -> ExitCode {
-        // One line with its causes: `what: why: deeper why`.
-        eprintln!("error: {:#}", self.error);
+        if let Some(error) = &self.error {
+            // One line with its causes: `what: why: deeper why`.
+            print::err(format_args!("error: {error:#}"));
+        }
         ExitCode::from(self.exit as u8)
     }
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { exit: Exit::Failure, error: error.into() }
+        Self { exit: Exit::Failure, error: Some(error.into()) }
     }
 }
 

@@ -1,12 +1,13 @@
 //! `inject`, and `istioctl kube-inject` through the link of that name.
 
-use std::io::{Read, Write};
+use std::io::Read;
 
 use anyhow::Context;
 use clap::Parser;
 
 use crate::args::InjectArguments;
 use crate::exit::{Exit, ExitWith, Failure, Outcome};
+use crate::print;
 
 /// Manifests in, manifests out; talk on standard error.
 pub(crate) fn run(arguments: &InjectArguments) -> Outcome {
@@ -16,11 +17,11 @@ pub(crate) fn run(arguments: &InjectArguments) -> Outcome {
         .with_context(|| format!("`{}`", arguments.filename))
         .exit_with(Exit::BadInput)?;
     for message in injection.messages {
-        eprintln!("{message}");
+        print::err(format_args!("{message}"));
     }
     match &arguments.output {
         Some(path) => std::fs::write(path, injection.text).with_context(|| format!("writing `{}`", path.display()))?,
-        None => std::io::stdout().write_all(injection.text.as_bytes()).context("writing standard output")?,
+        None => print::out(format_args!("{}", injection.text))?,
     }
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use crate::print;
+
 /// Minor versions of kubectl 1.x that the API server is tested with, oldest and newest.
 const TESTED: (u32, u32) = (20, 37);
 
@@ -9,7 +11,7 @@ const TESTED: (u32, u32) = (20, 37);
 pub(crate) fn warn_if_unfit() {
     std::thread::spawn(|| {
         if let Some(warning) = found_minor().and_then(unfit) {
-            eprintln!("{warning}");
+            print::err(format_args!("{warning}"));
         }
     });
 }

@@ -1,11 +1,10 @@
 //! The binary `tidegate`: arguments in, one command run, one exit code out.
 //!
 //! Deliberately not here: what the commands do (one file per command), and anything that decides or enforces.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the binary is the one crate that prints")]
-
 mod args;
 mod check;
 mod client;
+mod contents;
 mod context;
 mod daemon;
 mod demo;
@@ -14,6 +13,7 @@ mod exit;
 mod inject;
 mod kubectl;
 mod mesh;
+mod print;
 mod samples;
 mod settings;
 mod status;
@@ -69,8 +69,7 @@ fn dispatch(verb: Verb) -> Outcome {
 /// Help goes to standard output and is no error; anything else is a usage error.
 fn misuse(error: &clap::Error) -> Outcome {
     if !error.use_stderr() {
-        error.print()?;
-        return Ok(());
+        return print::out(format_args!("{}", error.render()));
     }
     let text = error.render().to_string();
     Err(Failure::says(Exit::Usage, text.trim_start_matches("error: ").trim_end()))

@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::exit::{Exit, Failure};
+use crate::print;
 use crate::settings::Place;
 use records::Records;
 
@@ -145,12 +146,14 @@ impl Mesh {
         Ok(Self { server, kubelet, objects, snapshot, tasks, ending, port, started_in: begun.elapsed() })
     }
 
-    /// Returns on Ctrl-C or SIGTERM.
+    /// Returns on Ctrl-C, SIGTERM, or when the terminal is closed.
     pub(crate) async fn until_told_to_end(&self) -> Result<()> {
         let mut terminated = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+        let mut hung_up = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
         tokio::select! {
             interrupted = tokio::signal::ctrl_c() => interrupted.context("listening for Ctrl-C"),
             _ = terminated.recv() => Ok(()),
+            _ = hung_up.recv() => Ok(()),
         }
     }
 
@@ -184,11 +187,15 @@ impl Mesh {
     /// One sentence: what the engine decides for a connection from this pod to `host` and why.
     pub(crate) fn why(&self, source: &Object, host: &str, port: u16) -> String {
         let namespace = source.namespace().unwrap_or_default();
-        let found = self.with_objects(|objects| pods::find_destination(objects, namespace, host, port));
-        let decided = found.and_then(|(pod, port)| {
+        // Both ends as they are now: the pod that the caller knows may be from before it had an address.
+        let found = self.with_objects(|objects| {
+            let from = objects.find("", "pods", Some(namespace), source.name()).cloned()?;
+            pods::find_destination(objects, namespace, host, port).map(|to| (from, to))
+        });
+        let decided = found.and_then(|(from, (pod, port))| {
             let snapshot = self.snapshot.load();
             let destination = WorkloadId::new(pod.namespace()?, pod.name());
-            let from = source.str_at("/status/podIP").parse().ok()?;
+            let from = from.str_at("/status/podIP").parse().ok()?;
             let to = pod.str_at("/status/podIP").parse().ok()?;
             let connection = Connection::new(from, snapshot.at(from).peer(), to, port);
             let outcome = snapshot.explain_at_syn(&destination, &connection).outcome();
@@ -264,7 +271,7 @@ fn node_net(node: &Node) -> NodeNet {
 
 fn tell_denial(record: &policy::record::Record) {
     if !record.outcome.permitted {
-        eprintln!("{}", control::lines::tap_line(record));
+        print::err(format_args!("{}", control::lines::tap_line(record)));
     }
 }
 

@@ -4,6 +4,7 @@ use anyhow::Context;
 
 use crate::args::SamplesArguments;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::print;
 use crate::settings::Place;
 
 /// Writes `DIR/samples/…`; a file that is there with other contents is left alone.
@@ -31,7 +32,7 @@ pub(crate) fn run(arguments: &SamplesArguments) -> Outcome {
                 owner.give(&path)?;
             }
         }
-        println!("{}", path.display());
+        print::out(format_args!("{}\n", path.display()))?;
     }
     if kept.is_empty() {
         return Ok(());

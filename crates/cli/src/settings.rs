@@ -1,8 +1,9 @@
 //! Arguments and environment, resolved: where a mesh lives, who owns its files, how it is named.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -12,9 +13,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use crate::args::DataDirArgument;
-
-/// The file that says that a directory is a mesh's.
-const MARK: &str = "tidegate-mesh";
+use crate::contents;
 
 /// Folders below one another in a data directory: ours are three deep, a user's own are none of our business.
 const FOLDERS_DEEP_MAX: usize = 16;
@@ -116,7 +115,7 @@ impl Place {
 
     /// Whether the data directory is a mesh's: only then may things in it be given away or removed.
     pub(crate) fn is_a_mesh(&self) -> bool {
-        self.data_dir.join(MARK).is_file()
+        self.data_dir.join(contents::MARK).is_file()
     }
 
     /// Makes the data directory, for its owner alone, if it is not there. One that is there must be a mesh's or empty.
@@ -151,7 +150,10 @@ impl Place {
                 self.data_dir.display()
             ));
         }
-        self.write_private(&self.data_dir.join(MARK), &format!("data directory of Tidegate mesh {}\n", self.id))
+        self.write_private(
+            &self.data_dir.join(contents::MARK),
+            &format!("data directory of Tidegate mesh {}\n", self.id),
+        )
     }
 
     /// Gives a file that we made to the calling user.
@@ -160,7 +162,7 @@ impl Place {
             .with_context(|| format!("giving `{}` to user {}", path.display(), self.owner.uid))
     }
 
-    /// Gives everything below the data directory to the calling user, links not followed: the parts of the mesh run as
+    /// Gives what is ours in the data directory to the calling user, links not followed: the parts of the mesh run as
     /// root and make their files so.
     pub(crate) fn give_all(&self) -> Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -175,7 +177,8 @@ impl Place {
         for entry in rustix::fs::Dir::read_from(folder)? {
             let entry = entry?;
             let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
+            let is_foreign = depth == 0 && !contents::is_ours(OsStr::from_bytes(name.to_bytes()));
+            if matches!(name.to_bytes(), b"." | b"..") || is_foreign {
                 continue;
             }
             match rustix::fs::chownat(folder, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW) {

@@ -8,6 +8,7 @@ use crate::args::{Format, StatusArguments};
 use crate::client;
 use crate::daemon;
 use crate::exit::{Exit, ExitWith, Failure, Outcome};
+use crate::print;
 use crate::settings::Place;
 
 /// Prints the state; exit code 69 when no mesh runs here.
@@ -28,8 +29,8 @@ pub(crate) fn run(arguments: &StatusArguments) -> Outcome {
         fields.insert("mesh".to_owned(), ask(&place)?);
     }
     match arguments.output {
-        Format::Json => println!("{status:#}"),
-        Format::Table => print!("{}", table(&status)),
+        Format::Json => print::out(format_args!("{status:#}\n"))?,
+        Format::Table => print::out(format_args!("{}", table(&status)))?,
     }
     match daemon {
         Some(_) => Ok(()),

@@ -1,14 +1,13 @@
 //! `tap`: decisions as they are made, until interrupted.
 
-use std::io::Write;
-
 use anyhow::Context;
 use http_body_util::BodyExt;
 use policy::record::Record;
 
 use crate::args::{Format, TapArguments};
 use crate::client;
-use crate::exit::{Exit, ExitWith, Outcome};
+use crate::exit::{Exit, ExitWith, Failure, Outcome};
+use crate::print;
 use crate::settings::Place;
 
 /// Longest line of the stream: a record with its nearest miss stays far below.
@@ -32,20 +31,20 @@ pub(crate) fn run(arguments: &TapArguments) -> Outcome {
     })
 }
 
-fn print_lines(pending: &mut Vec<u8>, arguments: &TapArguments) -> anyhow::Result<()> {
-    anyhow::ensure!(pending.len() <= LINE_BYTES_MAX, "a record longer than {LINE_BYTES_MAX} bytes");
+fn print_lines(pending: &mut Vec<u8>, arguments: &TapArguments) -> Outcome {
+    if pending.len() > LINE_BYTES_MAX {
+        return Err(Failure::says(Exit::Failure, format!("a record longer than {LINE_BYTES_MAX} bytes")));
+    }
     while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
         let line: Vec<u8> = pending.drain(..=end).collect();
         let record: Record = serde_json::from_slice(&line).context("reading a record; are both of one version?")?;
         if !wanted(&record, arguments) {
             continue;
         }
-        let mut out = std::io::stdout().lock();
         match arguments.output {
-            Format::Json => out.write_all(&line)?,
-            Format::Table => writeln!(out, "{}", control::lines::tap_line(&record))?,
+            Format::Json => print::out(format_args!("{}", String::from_utf8_lossy(&line)))?,
+            Format::Table => print::out(format_args!("{}\n", control::lines::tap_line(&record)))?,
         }
-        out.flush()?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use crate::args::UpArguments;
 use crate::daemon::{self, Lock};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::mesh::{Mesh, Options};
+use crate::print;
 use crate::settings::Place;
 
 /// The line that a detached daemon writes when it is ready; anything else is why it is not.
@@ -35,7 +36,7 @@ pub(crate) fn run(arguments: &UpArguments) -> Outcome {
         let mesh = match Mesh::start(&place, options).await {
             Ok(mesh) => mesh,
             Err(error) => {
-                crate::down::remove(&place, false)?;
+                crate::down::remove_from_machine(&place)?;
                 return Err(error);
             }
         };
@@ -49,8 +50,9 @@ pub(crate) fn run(arguments: &UpArguments) -> Outcome {
         crate::kubectl::warn_if_unfit();
         mesh.until_told_to_end().await?;
         mesh.stop().await?;
-        place.give_all()?;
-        crate::down::remove(&place, false)
+        // First what would be in the way of others: the files may have been removed by hand in the meantime.
+        crate::down::remove_from_machine(&place)?;
+        Ok(place.give_all()?)
     })
 }
 
@@ -76,7 +78,7 @@ fn detach(place: &Place, arguments: &UpArguments) -> Outcome {
         BufReader::new(stdout).read_line(&mut said).context("waiting for the daemon")?;
     }
     if said.trim_end() == READY {
-        eprint!("{}", next_steps(place));
+        print::err(format_args!("The mesh is up and stays so; `tidegate down` ends it.\n{}", next_steps(place)));
         return Ok(());
     }
     let status = child.wait().context("waiting for the daemon")?;
@@ -106,20 +108,24 @@ fn report_ready() -> Result<()> {
 }
 
 fn welcome(place: &Place, mesh: &Mesh) {
-    eprintln!("Ready in {} ms: API server on 127.0.0.1:{}", mesh.started_in().as_millis(), mesh.port());
-    eprint!("{}", next_steps(place));
-    eprintln!("Denied connections are told below; Ctrl-C ends the mesh (its objects are kept).");
+    print::err(format_args!(
+        "Ready in {} ms: API server on 127.0.0.1:{}\n{}\nDenied connections are told below; Ctrl-C ends the mesh (its \
+         objects are kept).",
+        mesh.started_in().as_millis(),
+        mesh.port(),
+        next_steps(place),
+    ));
 }
 
 fn next_steps(place: &Place) -> String {
     let default = Place::resolve(&crate::args::DataDirArgument { data_dir: None });
     let flag = match default {
         Ok(default) if default.data_dir == place.data_dir => String::new(),
-        _ => format!(" --data-dir {}", place.data_dir.display()),
+        _ => format!(" --data-dir {}", crate::context::quoted(&place.data_dir.to_string_lossy())),
     };
     format!(
         "Next, in {} shell:\n  eval \"$(tidegate env -n foo{flag})\"\n  tidegate samples . && kubectl create ns foo\n  \
-         kubectl apply -f <(istioctl kube-inject -f samples/tcp-echo/tcp-echo.yaml) -n foo\n",
+         kubectl apply -f <(istioctl kube-inject -f samples/tcp-echo/tcp-echo.yaml) -n foo",
         if flag.is_empty() { "another" } else { "a" }
     )
 }
@@ -136,6 +142,8 @@ pub(crate) fn require_root() -> Outcome {
 pub(crate) fn log_to_stderr() {
     let lines =
         tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).without_time();
+    // Its own failures would go to standard error, which is what has failed.
+    let lines = lines.log_internal_errors(false);
     lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
 }
 

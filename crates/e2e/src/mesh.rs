@@ -202,6 +202,10 @@ impl Mesh {
 
 impl Drop for Mesh {
     fn drop(&mut self) {
+        // One that was never up, or is gone already, has nothing to end.
+        if !self.data_dir().exists() {
+            return;
+        }
         let output = self.tidegate(&["down", "--purge"]);
         if !std::thread::panicking() {
             assert!(output.status.success(), "down failed: {}", told(&output));

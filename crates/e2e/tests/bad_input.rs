@@ -5,7 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use e2e::mesh::{Mesh, binary, kubectls, told};
 
@@ -166,4 +166,49 @@ fn the_istioctl_link_knows_one_verb() {
     says(&shell("istioctl version"), 64, &["istioctl version", "kube-inject"]);
     let injected = shell("tidegate samples . >/dev/null; istioctl kube-inject -f samples/sleep/sleep.yaml");
     assert!(String::from_utf8_lossy(&injected.stdout).contains("istio-proxy"), "{}", told(&injected));
+}
+
+/// A data directory that was mistyped is a directory of somebody's: nothing in it is removed, made or given away.
+#[test]
+fn a_directory_that_is_used_for_something_else_is_left_alone() {
+    let mesh = Mesh::down();
+    let dir = mesh.data_dir();
+    fs::create_dir_all(dir.join("letters")).unwrap();
+    fs::write(dir.join("letters/one"), "dear").unwrap();
+    says(&mesh.tidegate(&["down", "--purge"]), 64, &["not the data directory of a mesh", "nothing is removed"]);
+    for arguments in [&["up"][..], &["up", "--detach"]] {
+        says(&mesh.tidegate(arguments), 1, &["neither empty nor", "--data-dir"]);
+    }
+    let names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["letters"]);
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn what_a_user_has_put_beside_the_mesh_outlives_it() {
+    let mesh = Mesh::up();
+    let notes = mesh.data_dir().join("notes");
+    fs::write(&notes, "mine").unwrap();
+    std::os::unix::fs::chown(&notes, Some(12345), Some(12345)).unwrap();
+    says(&mesh.tidegate(&["down", "--purge"]), 0, &["is kept", "notes"]);
+    let names: Vec<_> = fs::read_dir(mesh.data_dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["notes"]);
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(&notes).unwrap()), 12345);
+    fs::remove_dir_all(mesh.data_dir()).unwrap();
+}
+
+#[test]
+fn a_reader_that_leaves_ends_a_command_without_a_word() {
+    let mesh = Mesh::up();
+    for arguments in
+        [&["status"][..], &["status", "-o", "json"], &["env"], &["kubeconfig"], &["check"], &["--help"], &["samples"]]
+    {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(binary());
+        command.args(arguments).env("TIDEGATE_DATA_DIR", mesh.data_dir()).current_dir(mesh.work_dir());
+        let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        // What a shell says of a command that SIGPIPE ended.
+        assert_eq!((output.status.code(), output.stderr.len()), (Some(141), 0), "{arguments:?}: {}", told(&output));
+    }
 }

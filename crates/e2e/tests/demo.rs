@@ -17,7 +17,37 @@ fn both_texts_are_played_to_their_end() {
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(said.contains(last) && said.contains("connection rejected"), "{said}");
         assert!(said.contains("came out as the text says"), "{said}");
+        assert!(output.stderr.is_empty(), "a demo that goes well warns of nothing: {}", told(&output));
+        every_reason_fits_its_outcome(&said);
     }
+}
+
+/// The line below an outcome says the same: what was reached was allowed, what was not was denied.
+fn every_reason_fits_its_outcome(said: &str) {
+    let lines: Vec<&str> = said.lines().collect();
+    let mut judged = 0;
+    for pair in lines.windows(2) {
+        let verdict = match pair[0] {
+            "connection succeeded" => " allowed: ",
+            "connection rejected" => " denied: ",
+            _ => continue,
+        };
+        assert!(pair[1].contains("why: port ") && pair[1].contains(verdict), "{}\n{}", pair[0], pair[1]);
+        judged += 1;
+    }
+    assert!(judged >= 4, "{judged} outcomes in:\n{said}");
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_demo_and_its_mesh() {
+    let mut demo = Command::new(binary()).arg("demo").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let folder = std::env::temp_dir().join(format!("tidegate-demo-{}", demo.id()));
+    let mut first = String::new();
+    BufReader::new(demo.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    let output = demo.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(141), 0), "{}", told(&output));
+    assert!(!folder.exists(), "its files are left");
+    assert_eq!(e2e::mesh::processes_of(&folder), [], "its processes are left");
 }
 
 #[test]
