@@ -342,6 +342,10 @@ fn change(views: &watch::Sender<PodView>, change: impl FnOnce(&mut PodView)) {
 pub(super) async fn tell(inner: &Inner, pod: &Object, kind: &str, reason: &str, message: &str) {
     let event = report::event(pod, kind, reason, message, Timestamp::now());
     if let Err(status) = (inner.hooks.write)(Write::Create(event)).await {
+        if status.reason() == "Forbidden" {
+            // The namespace is being deleted: nobody is left to read it.
+            return;
+        }
         tracing::warn!(pod = pod.name(), reason, why = status.message(), "an event cannot be stored");
     }
 }
