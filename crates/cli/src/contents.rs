@@ -35,7 +35,11 @@ fn foreign(dir: &Path) -> Result<Vec<OsString>> {
 
 /// Removes what is ours, and the directory if nothing else is in it; returns what else is.
 pub(crate) fn purge(dir: &Path) -> Result<Vec<OsString>> {
-    for name in names_in(dir)?.into_iter().filter(|name| is_ours(name)) {
+    let mut ours = names_in(dir)?;
+    ours.retain(|name| is_ours(name));
+    // The mark last: until then a purge that failed can be done again.
+    ours.sort_by_key(|name| name == MARK);
+    for name in ours {
         let path = dir.join(name);
         let found = fs::symlink_metadata(&path).with_context(|| format!("`{}`", path.display()))?;
         // A link is removed and never followed, by both.

@@ -20,7 +20,7 @@ pub(crate) fn run(arguments: &TapArguments) -> Outcome {
     runtime.block_on(async {
         let mut body = client::get(&place, "/tidegate/v1/tap").await.exit_with(Exit::Unreachable)?.into_body();
         // The mesh listens for this command by now: whoever waits for this line misses no decision after it.
-        eprintln!("Decisions from here on (Ctrl-C ends this):");
+        print::err(format_args!("Decisions from here on (Ctrl-C ends this):"));
         let mut pending = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.context("the mesh ended the stream").exit_with(Exit::Unreachable)?;
