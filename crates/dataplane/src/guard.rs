@@ -4,9 +4,14 @@
 //! is closed by default. A link that is not attached passes nothing, so the guard exists before the workload does; the
 //! host link passes every source but those of pods. Neighbours are static in this topology, so not even neighbour
 //! discovery needs to pass. It stands before all other chains, for traffic to pods, to services and to the node alike.
+//!
+//! And an address must *be* that workload's for the snapshot in force: tables know who speaks only by that snapshot. A pod
+//! whose object is gone or has ended may still have processes; to every table their address would be nobody's, which no
+//! rule against their identity matches. So a link whose address the snapshot does not know opens nothing: what it had open
+//! goes on (and is judged as every connection), and no first packet passes.
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use linux::netlink::{Protocol, Socket};
 use linux::nft::{
@@ -14,6 +19,7 @@ use linux::nft::{
 };
 
 use policy::mesh::WorkloadId;
+use policy::snapshot::Snapshot;
 
 use crate::{NodeNet, PodNet};
 
@@ -25,6 +31,13 @@ const FORGED: &str = "forged";
 const PRIORITY: i32 = -310;
 /// `lo` is the first interface of every namespace.
 const LOOPBACK: u32 = 1;
+const TCP: u8 = 6;
+/// ICMP and its counterpart of IPv6: errors about connections that go on.
+const ERRORS: [u8; 2] = [1, 58];
+/// Where the flags stand in the TCP header; SYN is 0x02, ACK is 0x10.
+const FLAGS: u32 = 13;
+const SYN_OR_ACK: u8 = 0x12;
+const SYN: u8 = 0x02;
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 /// Where the source stands in an IPv4 and in an IPv6 header.
@@ -37,6 +50,10 @@ pub(crate) struct Guard {
     table: Table,
     socket: Socket,
     opened: BTreeMap<WorkloadId, PodNet>,
+    /// The addresses of opened links that open connections: those the snapshot in force knows as their workload's.
+    known: BTreeSet<(u32, IpAddr)>,
+    /// The snapshot that every table has; none while one is being put into force.
+    in_force: Option<u64>,
 }
 
 impl Guard {
@@ -46,13 +63,16 @@ impl Guard {
         let table = Table::named(Family::Inet, TABLE);
         let mut lay = Transaction::on(&table);
         let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: PRIORITY, accept: false };
-        lay.create_table().counter(FORGED).set(&pods_v4()).set(&pods_v6());
+        lay.create_table().counter(FORGED);
+        for set in [pods_v4(), pods_v6(), known_v4(), known_v6()] {
+            lay.set(&set);
+        }
         lay.base_chain(CHAIN, base).flush_chain(CHAIN);
         for rule in rules(node) {
             lay.rule(CHAIN, &rule);
         }
         lay.commit(&mut socket)?;
-        Ok(Self { table, socket, opened: BTreeMap::new() })
+        Ok(Self { table, socket, opened: BTreeMap::new(), known: BTreeSet::new(), in_force: None })
     }
 
     /// The workload whose name, link or address `pod` would share.
@@ -64,7 +84,7 @@ impl Guard {
             .map(|(holder, _)| holder)
     }
 
-    /// Lets a pod's link send with the pod's own addresses.
+    /// Lets a pod's link send with the pod's own addresses; it opens no connection before [`Self::admit`].
     pub(crate) fn open(&mut self, pod: &PodNet) -> Result<(), linux::Error> {
         let mut open = Transaction::on(&self.table);
         open.add(&pods_v4(), &[element_v4(pod)]).add(&pods_v6(), &[element_v6(pod)]);
@@ -73,8 +93,65 @@ impl Guard {
         Ok(())
     }
 
+    /// Before a snapshot is put into force: addresses that it does not know as their workload's open nothing more.
+    pub(crate) fn withdraw(&mut self, snapshot: &Snapshot) -> Result<(), linux::Error> {
+        self.in_force = None;
+        let now = self.known_to(snapshot);
+        let gone: BTreeSet<(u32, IpAddr)> = self.known.difference(&now).copied().collect();
+        self.change(&gone, false)?;
+        self.known.retain(|one| !gone.contains(one));
+        Ok(())
+    }
+
+    /// After a snapshot has been put into force: the addresses that it knows as their workload's may open connections.
+    pub(crate) fn admit(&mut self, snapshot: &Snapshot) -> Result<(), linux::Error> {
+        self.in_force = Some(snapshot.generation());
+        let now = self.known_to(snapshot);
+        let new: BTreeSet<(u32, IpAddr)> = now.difference(&self.known).copied().collect();
+        self.change(&new, true)?;
+        self.known.extend(new);
+        Ok(())
+    }
+
+    /// As [`Self::admit`] for a link opened after that. While a snapshot is being put into force this is left to the end of
+    /// it: some tables may not know the address yet.
+    pub(crate) fn admit_late(&mut self, snapshot: &Snapshot) -> Result<(), linux::Error> {
+        if self.in_force == Some(snapshot.generation()) { self.admit(snapshot) } else { Ok(()) }
+    }
+
+    fn known_to(&self, snapshot: &Snapshot) -> BTreeSet<(u32, IpAddr)> {
+        let its_own = |workload: &WorkloadId, address: IpAddr| snapshot.at(address).workload.as_ref() == Some(workload);
+        self.opened
+            .iter()
+            .flat_map(|(workload, pod)| addresses(pod).map(|address| (workload, pod.node_link, address)))
+            .filter(|(workload, _, address)| its_own(workload, *address))
+            .map(|(_, link, address)| (link, address))
+            .collect()
+    }
+
+    fn change(&mut self, which: &BTreeSet<(u32, IpAddr)>, add: bool) -> Result<(), linux::Error> {
+        let mut change = Transaction::on(&self.table);
+        for (set, v4) in [(known_v4(), true), (known_v6(), false)] {
+            let elements: Vec<Element> =
+                which.iter().filter(|(_, ip)| ip.is_ipv4() == v4).map(|(link, ip)| element(*link, *ip)).collect();
+            if add {
+                change.add(&set, &elements);
+            } else {
+                change.remove(&set, &elements);
+            }
+        }
+        if which.is_empty() { Ok(()) } else { change.commit(&mut self.socket) }
+    }
+
     /// Takes that away again.
     pub(crate) fn close(&mut self, pod: &PodNet) -> Result<(), linux::Error> {
+        let its: BTreeSet<(u32, IpAddr)> =
+            self.known.iter().filter(|(link, _)| *link == pod.node_link).copied().collect();
+        self.known.retain(|(link, _)| *link != pod.node_link);
+        match self.change(&its, false) {
+            Err(error) if error.errno() != Some(rustix::io::Errno::NOENT.raw_os_error()) => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
         // One that is missing must not keep the other open: two transactions.
         for (set, element) in [(pods_v4(), element_v4(pod)), (pods_v6(), element_v6(pod))] {
             let mut close = Transaction::on(&self.table);
@@ -95,6 +172,9 @@ impl Guard {
         let mut keep = Transaction::on(&self.table);
         keep.flush_set(&pods_v4()).flush_set(&pods_v6());
         keep.add(&pods_v4(), &v4).add(&pods_v6(), &v6);
+        // Who may open connections is said anew once the snapshot is in force.
+        keep.flush_set(&known_v4()).flush_set(&known_v6());
+        self.known.clear();
         keep.commit(&mut self.socket)
     }
 
@@ -117,19 +197,29 @@ fn rules(node: &NodeNet) -> Vec<Rule> {
             .count(FORGED)
             .verdict(&Verdict::Drop)
     };
+    let end = |set: Set, number: u8, offset: u32, length: u32| {
+        family(number)
+            .meta(Meta::InputInterface, REGISTER)
+            .payload(Base::Network, offset, length, REGISTER + 1)
+            .is_in(&set.name, REGISTER)
+    };
+    let protocol = |rule: Rule, number: u8| rule.meta(Meta::TransportProtocol, REGISTER).equals(REGISTER, &[number]);
     let mut rules = vec![
-        family(IPV4)
-            .meta(Meta::InputInterface, REGISTER)
-            .payload(Base::Network, SOURCE_V4, 4, REGISTER + 1)
-            .is_in(&pods_v4().name, REGISTER)
-            .verdict(&Verdict::Accept),
-        family(IPV6)
-            .meta(Meta::InputInterface, REGISTER)
-            .payload(Base::Network, SOURCE_V6, 16, REGISTER + 1)
-            .is_in(&pods_v6().name, REGISTER)
-            .verdict(&Verdict::Accept),
-        from(LOOPBACK).verdict(&Verdict::Accept),
+        end(known_v4(), IPV4, SOURCE_V4, 4).verdict(&Verdict::Accept),
+        end(known_v6(), IPV6, SOURCE_V6, 16).verdict(&Verdict::Accept),
     ];
+    // Of an address that the snapshot in force does not know passes what belongs to open connections. A piece of a header
+    // that shows no flags holds for no rule, and is dropped.
+    for own in [|| (pods_v4(), IPV4, SOURCE_V4, 4), || (pods_v6(), IPV6, SOURCE_V6, 16)] {
+        let its_own = || {
+            let (set, number, offset, length) = own();
+            end(set, number, offset, length)
+        };
+        let flags = protocol(its_own(), TCP).payload(Base::Transport, FLAGS, 1, REGISTER).mask(REGISTER, &[SYN_OR_ACK]);
+        rules.push(flags.differs(REGISTER, &[SYN]).verdict(&Verdict::Accept));
+        rules.extend(ERRORS.map(|number| protocol(its_own(), number).verdict(&Verdict::Accept)));
+    }
+    rules.push(from(LOOPBACK).verdict(&Verdict::Accept));
     for (address, prefix) in [node.pods_v4, node.aliases_v4] {
         let mask = mask_v4(prefix);
         rules.push(refused(IPV4, SOURCE_V4, &network(address.octets(), mask), &mask));
@@ -151,12 +241,31 @@ fn pods_v6() -> Set {
     Set { name: "pods_v6".to_owned(), key: vec![Field::Interface, Field::Ipv6], intervals: false, verdicts: false }
 }
 
+fn known_v4() -> Set {
+    Set { name: "known_v4".to_owned(), ..pods_v4() }
+}
+
+fn known_v6() -> Set {
+    Set { name: "known_v6".to_owned(), ..pods_v6() }
+}
+
+fn addresses(pod: &PodNet) -> [IpAddr; 2] {
+    [IpAddr::V4(pod.v4), IpAddr::V6(pod.v6)]
+}
+
+fn element(link: u32, address: IpAddr) -> Element {
+    match address {
+        IpAddr::V4(address) => Element::exactly(&[&link.to_ne_bytes(), &address.octets()]),
+        IpAddr::V6(address) => Element::exactly(&[&link.to_ne_bytes(), &address.octets()]),
+    }
+}
+
 fn element_v4(pod: &PodNet) -> Element {
-    Element::exactly(&[&pod.node_link.to_ne_bytes(), &pod.v4.octets()])
+    element(pod.node_link, pod.v4.into())
 }
 
 fn element_v6(pod: &PodNet) -> Element {
-    Element::exactly(&[&pod.node_link.to_ne_bytes(), &pod.v6.octets()])
+    element(pod.node_link, pod.v6.into())
 }
 
 fn mask_v4(prefix: u8) -> [u8; 4] {

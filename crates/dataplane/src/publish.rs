@@ -139,6 +139,9 @@ pub(crate) fn publish(shared: &Shared, snapshot: &Arc<Snapshot>) -> Report {
             Err(error) => tracing::error!(%error, "cannot close the guard for links of an earlier process"),
         }
     }
+    if let Err(error) = lock(&shared.guard).withdraw(snapshot) {
+        tracing::error!(%error, "cannot close the guard for addresses that are nobody's any more");
+    }
     let pods: Vec<Arc<Pod>> = lock(&shared.pods).values().cloned().collect();
     let mut workloads = BTreeMap::new();
     let mut changing = Vec::new();
@@ -169,11 +172,21 @@ pub(crate) fn publish(shared: &Shared, snapshot: &Arc<Snapshot>) -> Report {
             workloads.extend(judge_batch(&pods, batch, snapshot));
         }
     });
+    let admitted = lock(&shared.guard).admit(snapshot);
+    told(admitted);
     Report { generation, complete: true, workloads }
+}
+
+fn told(admitted: Result<(), linux::Error>) {
+    if let Err(error) = admitted {
+        tracing::error!(%error, "cannot open the guard for new addresses; their pods open no connection");
+    }
 }
 
 /// One pod alone, when it is attached.
 pub(crate) fn catch_up(shared: &Shared, pod: &Arc<Pod>, snapshot: &Arc<Snapshot>) -> Enforcement {
+    let admitted = lock(&shared.guard).admit_late(snapshot);
+    told(admitted);
     if let Some(enforcement) = unchanged(pod, snapshot) {
         return enforcement;
     }

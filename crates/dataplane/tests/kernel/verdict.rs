@@ -60,7 +60,11 @@ fn a_pod_that_was_attached_and_is_in_no_snapshot_refuses_everything() {
             assert!(report.workloads[server.id()].trouble.is_some());
         }
         for to in server.both(9000) {
-            assert!(is_refused(&client.connect(to)), "{to}");
+            assert!(is_refused(&connect(&bed.host, to)), "{to}");
+            // Before any snapshot the client is nobody either, and opens nothing.
+            if published {
+                assert!(is_refused(&client.connect(to)), "{to}");
+            }
         }
     }
     assert_eq!(echo.accepted(), 0);
