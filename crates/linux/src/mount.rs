@@ -24,7 +24,8 @@ pub enum Access {
     ReadOnly,
     /// Also write.
     ReadWrite,
-    /// A device that is to work: write, no programs.
+    /// A device that is to work, no programs. The device can be written; its file cannot be changed (mode, owner), which
+    /// is the host's own.
     Device,
 }
 
@@ -34,7 +35,7 @@ impl Access {
         match self {
             Self::ReadOnly => plain.union(MountFlags::NODEV).union(MountFlags::RDONLY),
             Self::ReadWrite => plain.union(MountFlags::NODEV),
-            Self::Device => plain.union(MountFlags::NOEXEC),
+            Self::Device => plain.union(MountFlags::NOEXEC).union(MountFlags::RDONLY),
         }
     }
 }
