@@ -55,6 +55,13 @@ pub enum Write {
         /// A JSON merge patch of the whole object.
         patch: Value,
     },
+    /// Remove this very object, without grace period: not another that has its name by now.
+    End {
+        /// Which object.
+        key: Key,
+        /// Its uid.
+        uid: String,
+    },
     /// Remove an object.
     Delete {
         /// Which object.

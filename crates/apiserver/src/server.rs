@@ -96,6 +96,11 @@ impl Server {
                     let target = target_at(&kinds, key)?;
                     write::patch(stage, &manner, &target, |old| patch::apply(PatchType::Merge, old, &patch))
                 }
+                Write::End { key, uid } => {
+                    let target = target_at(&kinds, key)?;
+                    let options = DeleteOptions { grace_seconds: Some(0), uid: Some(uid), ..DeleteOptions::default() };
+                    write::delete(stage, &manner, &target, &options)
+                }
                 Write::Delete { key, now } => {
                     let target = target_at(&kinds, key)?;
                     let options = DeleteOptions { grace_seconds: now.then_some(0), ..DeleteOptions::default() };

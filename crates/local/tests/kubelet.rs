@@ -31,6 +31,8 @@ struct World {
     kubelet: Kubelet,
     node: Arc<Node>,
     store: Arc<Store>,
+    /// How often a link was attached.
+    attached: Arc<Mutex<u32>>,
 }
 
 struct Store {
@@ -61,11 +63,19 @@ impl Store {
             }
             Write::PatchStatus { key, patch } => {
                 let found = self.get(&key).ok_or_else(|| Status::not_found(&key))?;
+                if patch.pointer("/metadata/uid").is_some_and(|uid| *uid != found.uid()) {
+                    return Err(Status::conflict(&key));
+                }
                 let mut object = (*found).clone();
                 object.set("/status", patch["status"].clone());
                 Ok(self.put(key, object))
             }
-            Write::Delete { key, .. } => {
+            Write::End { key, uid } => {
+                self.told.lock().unwrap().push(format!("End: {uid}"));
+                self.changes.send_modify(|_| ());
+                if self.get(&key).is_some_and(|found| found.uid() != uid) {
+                    return Err(Status::conflict(&key));
+                }
                 let old = self.objects.lock().unwrap().remove(&name(&key)).ok_or_else(|| Status::not_found(&key))?;
                 let revision = *self.changes.borrow() + 1;
                 self.events.send(Event { revision, key, change: Change::Deleted { old: Arc::clone(&old) } }).unwrap();
@@ -101,8 +111,13 @@ impl World {
         let (changes, settled) = watch::channel(0);
         let store = Arc::new(Store { objects: Mutex::default(), changes, told: Mutex::default(), events });
         let (writer, finder) = (Arc::clone(&store), Arc::clone(&store));
+        let attached = Arc::new(Mutex::new(0));
+        let counter = Arc::clone(&attached);
         let hooks = Hooks {
-            attach: Arc::new(|_, _| Box::pin(async { Ok(()) })),
+            attach: Arc::new(move |_, _| {
+                *counter.lock().unwrap() += 1;
+                Box::pin(async { Ok(()) })
+            }),
             detach: Arc::new(|_, _| Box::pin(async { Ok(()) })),
             write: Arc::new(move |write| {
                 let writer = Arc::clone(&writer);
@@ -122,7 +137,7 @@ impl World {
                 observer.observe(&event);
             }
         });
-        Self { directory, settings, runtime, kubelet, node, store }
+        Self { directory, settings, runtime, kubelet, node, store, attached }
     }
 
     fn pod(&self, name: &str, spec: Value) -> Key {
@@ -133,6 +148,14 @@ impl World {
         let key = Key::namespaced("", "pods", "foo", name);
         self.store.put(key.clone(), pod);
         key
+    }
+
+    /// Takes the object away by force, whatever its processes do.
+    fn take_away(&self, key: &Key) {
+        let old = self.store.objects.lock().unwrap().remove(&name(key)).unwrap();
+        let revision = *self.store.changes.borrow() + 1;
+        self.store.events.send(Event { revision, key: key.clone(), change: Change::Deleted { old } }).unwrap();
+        self.store.changes.send_replace(revision);
     }
 
     fn delete(&self, key: &Key, grace: u64) {
@@ -374,4 +397,40 @@ async fn probes_are_made_from_inside_and_virtual_containers_are_not_run() {
     world.delete(&key, 0);
     world.until("gone", || world.store.get(&injected).is_none() && world.store.get(&key).is_none()).await;
     assert!(!world.runtime.pod_dir("uid-injected").exists() && !world.runtime.pod_dir("uid-probed").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_taken_away_by_force_neither_ends_nor_speaks_for_the_next_of_its_name() {
+    let world = World::new();
+    let key = world.pod("same", sleeper());
+    world.until_status(&key, "/containerStatuses/0/ready", json!(true)).await;
+    let address = world.store.get(&key).unwrap().at("/status/podIP").clone();
+    world.take_away(&key);
+    let mut next = Object::named("v1", "Pod", Some("foo"), "same");
+    next.set("/metadata/uid", "uid-next");
+    // Of no node: nobody but the pod before could write about it.
+    next.set("/spec", sleeper());
+    world.store.put(key.clone(), next);
+    world.until("over", || world.told().contains(&"End: uid-same".to_owned())).await;
+    assert!(world.node.pod_links().is_empty());
+    let left = world.store.get(&key).expect("the next pod was removed");
+    assert_eq!(left.uid(), "uid-next");
+    assert_ne!(*left.at("/status/podIP"), address, "it was given the address of the pod before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_waits_for_a_config_map_is_guarded_once_and_starts_when_it_comes() {
+    let world = World::new();
+    let mut spec = sleeper();
+    spec["volumes"] = json!([{ "name": "late", "configMap": { "name": "late" } }]);
+    spec["containers"][0]["volumeMounts"] = json!([{ "mountPath": "/late", "name": "late" }]);
+    let key = world.pod("waits", spec);
+    world.until_status(&key, "/containerStatuses/0/state/waiting/reason", json!("CreatePodError")).await;
+    let mut map = Object::named("v1", "ConfigMap", Some("foo"), "late");
+    map.set("/data", json!({ "a": "b" }));
+    world.store.put(Key::namespaced("", "configmaps", "foo", "late"), map);
+    world.until_status(&key, "/containerStatuses/0/ready", json!(true)).await;
+    assert_eq!(*world.attached.lock().unwrap(), 1, "attached again while it is attached");
+    let (code, output, errors) = world.exec(&key, "sleep", &["cat", "/late/a"], None).await.unwrap();
+    assert_eq!((code, output.as_str(), errors.as_str()), (0, "b", ""));
 }

@@ -92,6 +92,7 @@ impl World {
 
     fn write(&mut self, write: Write) {
         match write {
+            Write::End { .. } => panic!("controllers end nothing by themselves"),
             Write::Create(mut object) => {
                 let key = self.kinds.key_of(&object).unwrap();
                 assert!(self.objects.get(&key).is_none(), "{key} is there already");

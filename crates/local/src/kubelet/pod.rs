@@ -37,8 +37,9 @@ pub(super) async fn run(inner: Arc<Inner>, mut objects: watch::Receiver<Arc<Obje
         () = async { tokio::join!(watcher, publisher); } => {}
     }
     // The object goes last: whoever sees it gone may count on nothing of the pod being left.
-    let key = super::key(&pod);
-    drop((inner.hooks.write)(Write::Delete { key, now: true }).await);
+    // Another pod may have its name by now.
+    let write = Write::End { key: super::key(&pod), uid: pod.uid().to_owned() };
+    drop((inner.hooks.write)(write).await);
 }
 
 /// Turns a deletion of the object into the end of the pod.
@@ -108,12 +109,14 @@ fn without_times(status: &Value) -> Value {
     status
 }
 
-/// Writes a status; the revision that holds it, none if the object is gone.
+/// Writes a status; the revision that holds it, 0 if the object is gone or is another.
 async fn patch(inner: &Inner, pod: &Object, status: &Value) -> Option<u64> {
-    let write = Write::PatchStatus { key: super::key(pod), patch: json!({ "status": status }) };
+    // With the uid: another pod that has the name by now must not be given this one's addresses.
+    let patch = json!({ "metadata": { "uid": pod.uid() }, "status": status });
+    let write = Write::PatchStatus { key: super::key(pod), patch };
     match (inner.hooks.write)(write).await {
         Ok(stored) => Some(stored.revision()),
-        Err(status) if status.code() == 404 => Some(0),
+        Err(status) if matches!(status.code(), 404 | 409) => Some(0),
         Err(status) => {
             tracing::warn!(pod = pod.name(), why = status.message(), "a pod's status cannot be written");
             Some(0)
@@ -145,18 +148,20 @@ async fn live(
         crate::controllers::NODE_NAME
     );
     tell(inner, pod, "Normal", "Scheduled", &assigned).await;
+    // Guarded once: what fails after that (a config map that is not there yet) is tried again on the same link.
+    let mut guarded = None;
     while !ending.is_cancelled() {
-        match link(inner, pod).await {
-            Ok(link) => {
-                if let Err(why) = linked(inner, pod, views, ending, grace.clone(), &link).await {
-                    fail_start(inner, pod, views, &why).await;
-                    wait_to_try(ending).await;
-                }
-            }
-            Err(why) => {
-                fail_start(inner, pod, views, &why).await;
-                wait_to_try(ending).await;
-            }
+        let linked_to = match guarded.take() {
+            Some(link) => Ok(link),
+            None => link(inner, pod).await,
+        };
+        let tried = match linked_to {
+            Ok(link) => linked(inner, pod, views, ending, grace.clone(), guarded.insert(link)).await,
+            Err(why) => Err(why),
+        };
+        if let Err(why) = tried {
+            fail_start(inner, pod, views, &why).await;
+            wait_to_try(ending).await;
         }
     }
     unlink(inner, pod).await;
