@@ -79,9 +79,16 @@ pub(super) fn container(
             Some(from) => volumes.variable(pod, from, around)?,
             None => variable.get("value").and_then(Value::as_str).map(str::to_owned),
         };
+        // As in Kubernetes: what is written here may name what was defined before it; what comes from elsewhere is as it is.
+        let value = match value {
+            Some(value) if variable.get("valueFrom").is_none() => Some(expanded(&value, &environment)?),
+            value => value,
+        };
         environment.extend(value.map(|value| (name, value)));
     }
-    let expand = |words: Vec<String>| words.into_iter().map(|word| expanded(&word, &environment)).collect::<Vec<_>>();
+    let expand = |words: Vec<String>| -> Result<Vec<String>, String> {
+        words.iter().map(|word| expanded(word, &environment)).collect()
+    };
     let (entrypoint, arguments) = match (words("command"), words("args")) {
         (Some(command), arguments) => (command, arguments.unwrap_or_default()),
         (None, Some(arguments)) => (image.entrypoint.clone(), arguments),
@@ -104,7 +111,7 @@ pub(super) fn container(
         groups.into_iter().flatten().filter_map(|group| u32::try_from(group.as_u64()?).ok()).collect();
     more_groups.extend(number("fsGroup"));
     Ok(ContainerSpec {
-        command: expand([entrypoint, arguments].concat()),
+        command: expand([entrypoint, arguments].concat())?,
         directory: container.get("workingDir").and_then(Value::as_str).unwrap_or("/").to_owned(),
         user,
         group: number("runAsGroup").unwrap_or(0),
@@ -121,9 +128,35 @@ pub(super) fn container(
     })
 }
 
-/// `$(NAME)` as Kubernetes expands it: known names only.
-fn expanded(word: &str, environment: &[(String, String)]) -> String {
-    environment.iter().rev().fold(word.to_owned(), |word, (name, value)| word.replace(&format!("$({name})"), value))
+/// Longest argument or variable that the kernel takes (`MAX_ARG_STRLEN`, less the name). Without a bound, variables that
+/// name each other many times over grow beyond any memory.
+const WORD_BYTES_MAX: usize = 128 * 1024;
+
+/// `$(NAME)` as Kubernetes expands it: known names only, once, from left to right; `$$` is a plain `$`.
+fn expanded(word: &str, environment: &[(String, String)]) -> Result<String, String> {
+    let mut done = String::new();
+    let mut rest = word;
+    while let Some((before, after)) = rest.split_once('$') {
+        done.push_str(before);
+        let named = after.strip_prefix('(').and_then(|after| after.split_once(')'));
+        let value = named.and_then(|(name, _)| environment.iter().rev().find(|(known, _)| known == name));
+        (rest, done) = match (after.strip_prefix('$'), named, value) {
+            (Some(escaped), ..) => (escaped, done + "$"),
+            (None, Some((_, after)), Some((_, value))) => (after, done + value),
+            (None, Some((name, after)), None) => (after, format!("{done}$({name})")),
+            _ => (after, done + "$"),
+        };
+        if done.len() > WORD_BYTES_MAX {
+            break;
+        }
+    }
+    done.push_str(rest);
+    if done.len() > WORD_BYTES_MAX {
+        return Err(format!(
+            "an argument or variable is longer than {WORD_BYTES_MAX} bytes; use a file of a config map"
+        ));
+    }
+    Ok(done)
 }
 
 fn capabilities(container: &Value) -> Vec<String> {
@@ -191,4 +224,46 @@ pub(super) fn alternatives() -> Vec<Link> {
         (is_program && !target.contains("..")).then_some(Link { path, target })
     });
     links.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{WORD_BYTES_MAX, expanded};
+
+    fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn names_are_expanded_once_and_from_left_to_right() {
+        let environment = environment(&[("A", "1"), ("B", "$(A)"), ("A", "2")]);
+        for (word, wanted) in [
+            ("$(A)", "2"),
+            ("x$(B)y", "x$(A)y"),
+            ("$(C)", "$(C)"),
+            ("$$(A)", "$(A)"),
+            ("$A $", "$A $"),
+            ("$(A", "$(A"),
+            ("$($(A))", "$($(A))"),
+            ("", ""),
+        ] {
+            assert_eq!(expanded(word, &environment).unwrap(), wanted, "{word}");
+        }
+    }
+
+    #[test]
+    fn variables_that_multiply_end_at_what_the_kernel_takes() {
+        let ten = ["$(V)"; 10].concat();
+        let mut value = "x".repeat(10);
+        let mut rounds = 0;
+        let error = loop {
+            match expanded(&ten, &environment(&[("V", &value)])) {
+                Ok(longer) => value = longer,
+                Err(error) => break error,
+            }
+            rounds += 1;
+        };
+        assert_eq!(rounds, 4);
+        assert!(value.len() <= WORD_BYTES_MAX && error.contains("131072"), "{error}");
+    }
 }
