@@ -17,6 +17,14 @@ use crate::controllers::{pod_addresses, service_vips, slices_of};
 use crate::node::{Endpoint, Forwards, InForce, Node, RulesSite, Transport, rules_anew, rules_changes};
 use crate::{Error, error};
 
+/// Most targets of one port of a VIP: as many endpoints as a slice of a real cluster holds, and far more than pods have
+/// addresses here. Each is a rule that a new connection may have to walk past.
+const TARGETS_MAX: usize = 1000;
+
+/// Most targets of all VIPs: rules that the kernel takes in well under a second, in one transaction. Objects may say any
+/// number (endpoint slices times ports); what is beyond is left out, and those connections go to the others or are reset.
+const ALL_TARGETS_MAX: usize = 10_000;
+
 /// The VIPs of a node.
 #[derive(Debug)]
 pub struct Vips {
@@ -103,9 +111,19 @@ pub fn forwards(objects: &Objects, before: Option<&BTreeSet<Endpoint>>) -> Forwa
             }
         }
     }
+    let mut left = ALL_TARGETS_MAX;
+    for targets in all.forwards.values_mut() {
+        targets.truncate(left.min(TARGETS_MAX));
+        left = left.saturating_sub(targets.len());
+    }
+    all.forwards.retain(|_, targets| !targets.is_empty());
     let living: BTreeSet<IpAddr> = objects.list("", "pods").flat_map(|pod| pod_addresses(pod)).collect();
     let former = before.into_iter().flatten().filter(|end| living.contains(&end.address));
     all.tracked.extend(former.copied());
+    if all.tracked.len() > ALL_TARGETS_MAX {
+        let led_to: BTreeSet<(IpAddr, u16)> = all.forwards.values().flatten().copied().collect();
+        all.tracked.retain(|end| led_to.contains(&(end.address, end.port)));
+    }
     all
 }
 
@@ -213,6 +231,22 @@ mod tests {
             ]
         );
         assert_eq!(found.tracked.len(), 8, "those that are not ready too");
+    }
+
+    #[test]
+    fn what_objects_say_beyond_the_bounds_is_left_out() {
+        let ports: Vec<Value> = (0..40).map(|n| json!({"name": format!("p{n}"), "port": 1000 + n})).collect();
+        let ends: Vec<Value> =
+            (0..8000).map(|n| json!({"addresses": [format!("10.9.{}.{}", n / 250, n % 250)]})).collect();
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "big", "namespace": "foo"},
+            "spec": {"clusterIPs": ["10.1.128.1"], "ports": ports}});
+        let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "big", "namespace": "foo", "labels": {"kubernetes.io/service-name": "big"}},
+            "addressType": "IPv4", "endpoints": ends, "ports": ports});
+        let found = forwards(&objects(&[service, slice]), None);
+        assert!(found.forwards.values().all(|targets| targets.len() == TARGETS_MAX));
+        assert_eq!(found.forwards.len(), ALL_TARGETS_MAX / TARGETS_MAX);
+        assert_eq!(found.tracked.len(), ALL_TARGETS_MAX);
     }
 
     #[test]
