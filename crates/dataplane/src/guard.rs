@@ -49,6 +49,7 @@ const SOURCE_V6: u32 = 8;
 pub(crate) struct Guard {
     table: Table,
     socket: Socket,
+    node: NodeNet,
     opened: BTreeMap<WorkloadId, PodNet>,
     /// The addresses of opened links that open connections: those the snapshot in force knows as their workload's.
     known: BTreeSet<(u32, IpAddr)>,
@@ -61,18 +62,8 @@ impl Guard {
     pub(crate) fn lay(node: &NodeNet) -> Result<Self, linux::Error> {
         let mut socket = node.netns.run(|| Socket::open(Protocol::Netfilter))??;
         let table = Table::named(Family::Inet, TABLE);
-        let mut lay = Transaction::on(&table);
-        let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: PRIORITY, accept: false };
-        lay.create_table().counter(FORGED);
-        for set in [pods_v4(), pods_v6(), known_v4(), known_v6()] {
-            lay.set(&set);
-        }
-        lay.base_chain(CHAIN, base).flush_chain(CHAIN);
-        for rule in rules(node) {
-            lay.rule(CHAIN, &rule);
-        }
-        lay.commit(&mut socket)?;
-        Ok(Self { table, socket, opened: BTreeMap::new(), known: BTreeSet::new(), in_force: None })
+        lay(&table, node).commit(&mut socket)?;
+        Ok(Self { table, socket, node: node.clone(), opened: BTreeMap::new(), known: BTreeSet::new(), in_force: None })
     }
 
     /// The workload whose name, link or address `pod` would share.
@@ -96,6 +87,11 @@ impl Guard {
     /// Before a snapshot is put into force: addresses that it does not know as their workload's open nothing more.
     pub(crate) fn withdraw(&mut self, snapshot: &Snapshot) -> Result<(), linux::Error> {
         self.in_force = None;
+        if !self.table.is_there(&mut self.socket)? {
+            tracing::warn!("somebody else removed the guard; it is laid anew");
+            lay(&self.table, &self.node).commit(&mut self.socket)?;
+            self.close_others()?;
+        }
         let now = self.known_to(snapshot);
         let gone: BTreeSet<(u32, IpAddr)> = self.known.difference(&now).copied().collect();
         self.change(&gone, false)?;
@@ -182,6 +178,21 @@ impl Guard {
     pub(crate) fn forged(&mut self) -> Result<u64, linux::Error> {
         self.table.packets(&mut self.socket, FORGED)
     }
+}
+
+/// The whole of the guard, without a link in its sets; what is in them stays.
+fn lay(table: &Table, node: &NodeNet) -> Transaction {
+    let mut lay = Transaction::on(table);
+    let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Prerouting, priority: PRIORITY, accept: false };
+    lay.create_table().counter(FORGED);
+    for set in [pods_v4(), pods_v6(), known_v4(), known_v6()] {
+        lay.set(&set);
+    }
+    lay.base_chain(CHAIN, base).flush_chain(CHAIN);
+    for rule in rules(node) {
+        lay.rule(CHAIN, &rule);
+    }
+    lay
 }
 
 fn rules(node: &NodeNet) -> Vec<Rule> {

@@ -218,6 +218,10 @@ fn next_batch(ready: &mut mpsc::Receiver<Written>) -> Option<Vec<Written>> {
 /// If the table says the same and was judged: the newer snapshot replaces the older as its explanation, and that is all.
 fn unchanged(pod: &Pod, snapshot: &Arc<Snapshot>) -> Option<Enforcement> {
     let mut progress = lock(&pod.progress);
+    if progress.verdicts.was_changed() {
+        tracing::warn!(workload = %pod.workload(), "somebody else changed its tables; they are written anew");
+        progress.judged = false;
+    }
     let before = progress.snapshot.as_ref()?;
     if before.generation() <= snapshot.generation() {
         let in_force = progress.verdicts.in_force().filter(|_| progress.judged)?;

@@ -69,6 +69,8 @@ pub(crate) struct Verdicts {
     pod: PodNet,
     kernel: Kernel,
     loaded: Option<Loaded>,
+    /// The namespace's generation of tables after the last change that was made here.
+    left_at: u32,
     /// Number of the last map made; names are never used twice.
     maps_made: u32,
 }
@@ -81,7 +83,7 @@ impl Verdicts {
         socket.reserve_send(SEND_BYTES)?;
         let table = Table::named(Family::Inet, TABLE);
         let there = table.is_there(&mut socket)?;
-        let mut verdicts = Self { table, socket, pod: pod.clone(), kernel, loaded: None, maps_made: 0 };
+        let mut verdicts = Self { table, socket, pod: pod.clone(), kernel, loaded: None, left_at: 0, maps_made: 0 };
         if there {
             verdicts.maps_made = verdicts.highest_map()?;
         } else {
@@ -93,6 +95,17 @@ impl Verdicts {
     /// What is in force; `None` if a load failed or an earlier process loaded it.
     pub(crate) fn in_force(&self) -> Option<&Wanted> {
         self.loaded.as_ref().map(|loaded| &loaded.wanted)
+    }
+
+    /// Whether somebody else has changed tables of the namespace since the last load. Then what is in force is unknown, and
+    /// the next load writes the whole table.
+    pub(crate) fn was_changed(&mut self) -> bool {
+        let now = self.table.generation(&mut self.socket).ok();
+        let changed = self.loaded.is_some() && now != Some(self.left_at);
+        if changed {
+            self.loaded = None;
+        }
+        changed
     }
 
     /// Puts a table into force. On failure the workload refuses everything, if the kernel still takes that.
@@ -108,6 +121,7 @@ impl Verdicts {
             // What is in force is unknown. The first failure is the one to tell; `loaded` stays empty.
             self.close()?;
         }
+        self.left_at = self.table.generation(&mut self.socket)?;
         done
     }
 

@@ -9,6 +9,7 @@ mod kernel {
     mod harness;
     mod law;
     mod life;
+    mod outside;
     mod packet;
     mod records;
     mod verdict;

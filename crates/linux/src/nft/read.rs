@@ -9,6 +9,7 @@ const GET_SET: u16 = SUBSYSTEM + 10;
 const GET_ELEMENT: u16 = SUBSYSTEM + 13;
 const GET_OBJECT: u16 = SUBSYSTEM + 19;
 const GET_RULE: u16 = SUBSYSTEM + 7;
+const GET_GENERATION: u16 = SUBSYSTEM + 16;
 /// Length of `nfgenmsg`.
 const HEADER: usize = 4;
 
@@ -40,6 +41,15 @@ impl Table {
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// The number of the last change to any table of the namespace, whoever made it.
+    pub fn generation(&self, socket: &mut Socket) -> Result<u32, Error> {
+        let mut generation = 0;
+        socket.query(&self.message(GET_GENERATION, 0), |reply| {
+            generation = reply.attributes(HEADER).find_kind(1).map_or(0, be32);
+        })?;
+        Ok(generation)
     }
 
     /// Packets counted by a named counter.
