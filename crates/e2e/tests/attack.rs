@@ -12,9 +12,9 @@ fn must(mesh: &Mesh, script: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn apply(mesh: &Mesh, manifest: &str) {
+fn create(mesh: &Mesh, manifest: &str) {
     std::fs::write(mesh.work_dir().join("manifest.yaml"), manifest).unwrap();
-    must(mesh, "kubectl apply -f manifest.yaml");
+    must(mesh, "kubectl create -f manifest.yaml");
 }
 
 fn with_namespace() -> Mesh {
@@ -46,7 +46,7 @@ fn a_pod_uses_devices_and_cannot_change_the_host_s_files_of_them() {
 #[test]
 fn a_pod_starts_when_the_config_map_comes_that_it_waits_for() {
     let mesh = with_namespace();
-    apply(
+    create(
         &mesh,
         "apiVersion: v1\nkind: Pod\nmetadata: {name: late}\nspec:\n  containers: [{name: c, image: busybox, \
          command: [sleep, '1000'], volumeMounts: [{name: v, mountPath: /v}]}]\n  volumes: [{name: v, configMap: {name: later}}]\n",
@@ -65,7 +65,7 @@ fn an_object_of_any_shape_leaves_the_mesh_serving() {
     let mesh = with_namespace();
     must(&mesh, "kubectl create cm data --from-literal=a=b");
     let outside = mesh.work_dir().join("outside");
-    apply(
+    create(
         &mesh,
         &format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: climbs}}\nspec:\n  containers: [{{name: c, image: busybox, \
@@ -85,7 +85,7 @@ fn an_object_of_any_shape_leaves_the_mesh_serving() {
         format!("{{name: V{n}, value: '{value}'}}")
     };
     let variables: Vec<String> = (0..12).map(variable).collect();
-    apply(
+    create(
         &mesh,
         &format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: grows}}\nspec:\n  containers: [{{name: c, image: busybox, \
@@ -96,7 +96,7 @@ fn an_object_of_any_shape_leaves_the_mesh_serving() {
     must(&mesh, "kubectl run fine --image=busybox --command -- sleep 1000; kubectl exec fine -- true");
     let ports: Vec<String> = (0..60).map(|n| format!("{{name: p{n}, port: {}}}", 1000 + n)).collect();
     let ends: Vec<String> = (0..9000).map(|n| format!("{{addresses: [10.9.{}.{}]}}", n / 250, n % 250)).collect();
-    apply(
+    create(
         &mesh,
         &format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: big}}\nspec: {{ports: [{ports}]}}\n---\n\
