@@ -101,12 +101,47 @@ pub(crate) fn end(place: &Place) -> Result<bool> {
     if running(place)?.as_ref() != Some(&daemon) {
         return Ok(false);
     }
-    signal(&handle, Signal::TERM)?;
-    if !gone_within(&handle, ENDING_MAX)? {
-        signal(&handle, Signal::KILL)?;
-        gone_within(&handle, ENDING_MAX)?;
-    }
+    end_process(&handle)?;
     Ok(true)
+}
+
+fn end_process(handle: &OwnedFd) -> Result<()> {
+    signal(handle, Signal::TERM)?;
+    if !gone_within(handle, ENDING_MAX)? {
+        signal(handle, Signal::KILL)?;
+        gone_within(handle, ENDING_MAX)?;
+    }
+    Ok(())
+}
+
+/// Ends daemons of this data directory whose lock was taken away under them (`rm -r` of the directory): nothing but
+/// their arguments or their environment says whose they are. Says whether there was one.
+pub(crate) fn end_without_lock(place: &Place) -> Result<bool> {
+    let mut ended = false;
+    for entry in std::fs::read_dir("/proc").context("listing processes")?.flatten() {
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = number.and_then(Pid::from_raw).filter(|pid| *pid != rustix::process::getpid()) else {
+            continue;
+        };
+        // The handle first: what is read afterwards is of this process, or it is gone and cannot be signalled.
+        let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        let read = |name: &str| std::fs::read(entry.path().join(name)).unwrap_or_default();
+        if is_daemon_of(&read("cmdline"), &read("environ"), &place.data_dir) {
+            end_process(&handle)?;
+            ended = true;
+        }
+    }
+    Ok(ended)
+}
+
+fn is_daemon_of(arguments: &[u8], environment: &[u8], data_dir: &Path) -> bool {
+    let dir = data_dir.as_os_str().as_encoded_bytes();
+    let words: Vec<&[u8]> = arguments.split(|byte| *byte == 0).collect();
+    let is_up = words.first().is_some_and(|program| program.rsplit(|byte| *byte == b'/').next() == Some(b"tidegate"))
+        && words.get(1) == Some(&b"up".as_slice());
+    let named = words.iter().zip(words.iter().skip(1)).find(|(word, _)| **word == b"--data-dir").map(|(_, dir)| *dir);
+    let variable = || environment.split(|byte| *byte == 0).find_map(|one| one.strip_prefix(b"TIDEGATE_DATA_DIR="));
+    is_up && named.or_else(variable) == Some(dir)
 }
 
 fn signal(process: &OwnedFd, signal: Signal) -> Result<()> {
@@ -139,5 +174,21 @@ mod tests {
         drop(lock);
         assert_eq!(running(&place).unwrap(), None);
         assert!(!end(&place).unwrap());
+    }
+
+    #[test]
+    fn a_daemon_is_known_by_its_arguments_before_its_environment() {
+        let variable = b"A=b\0TIDEGATE_DATA_DIR=/m\0".as_slice();
+        for (arguments, environment, wanted) in [
+            ("/usr/bin/tidegate\0up\0--detached\0--data-dir\0/m\0", b"".as_slice(), true),
+            ("tidegate\0up\0", variable, true),
+            ("tidegate\0up\0--data-dir\0/other\0", variable, false),
+            ("tidegate\0up\0--data-dir\0/m/x\0", b"", false),
+            ("tidegate\0down\0--data-dir\0/m\0", variable, false),
+            ("nottidegate\0up\0--data-dir\0/m\0", b"", false),
+            ("", variable, false),
+        ] {
+            assert_eq!(is_daemon_of(arguments.as_bytes(), environment, Path::new("/m")), wanted, "{arguments:?}");
+        }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn run(arguments: &DownArguments) -> Outcome {
             format!("`{dir}` is not the data directory of a mesh; nothing is removed"),
         ));
     }
-    let ended = daemon::end(&place)?;
+    let ended = daemon::end(&place)? | daemon::end_without_lock(&place)?;
     remove_from_machine(&place)?;
     if arguments.purge {
         purge(&place)?;

@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use e2e::mesh::{Mesh, kubectls, told};
+use e2e::mesh::{Mesh, kubectls, processes_of, told};
 
 /// A shell with kubectl 1.37 in namespace foo.
 fn must(mesh: &Mesh, script: &str) -> String {
@@ -108,4 +108,14 @@ fn an_object_of_any_shape_leaves_the_mesh_serving() {
     );
     must(&mesh, "kubectl delete sa default; kubectl delete node tidegate; kubectl delete endpointslice big");
     must(&mesh, "kubectl run last --image=busybox --command -- sleep 1000; kubectl exec last -- true");
+}
+
+#[test]
+fn down_ends_a_daemon_whose_directory_was_removed_under_it() {
+    let mesh = with_namespace();
+    must(&mesh, "kubectl run p --image=busybox --command -- sleep 1000; kubectl exec p -- true");
+    std::fs::remove_dir_all(mesh.data_dir()).unwrap();
+    let output = mesh.tidegate(&["down"]);
+    assert!(output.status.success(), "{}", told(&output));
+    assert_eq!(processes_of(&mesh.data_dir()), []);
 }
