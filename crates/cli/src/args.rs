@@ -39,6 +39,10 @@ pub(crate) enum Verb {
     Tap(TapArguments),
     /// Play the Istio task (or ASM's) on a throw-away mesh, step by step, and end
     Demo(DemoArguments),
+    /// Judge the engine by a corpus of cases, offline; the last line is `N passed, N failed`
+    #[command(after_help = "Example:\n  tidegate conformance crates/control/tests/conformance\n\n\
+                            Exit: 0 all passed, 79 some failed, 65 a file could not be read (the others are judged)")]
+    Conformance(ConformanceArguments),
 }
 
 /// Where a mesh keeps what must last.
@@ -161,6 +165,19 @@ pub(crate) struct DemoArguments {
     /// Wait for Enter before each step
     #[arg(long)]
     pub(crate) step: bool,
+}
+
+/// `conformance`.
+#[derive(Debug, Args)]
+pub(crate) struct ConformanceArguments {
+    /// Directory whose *.yaml files are read, or those of its folder `cases` if it has one
+    pub(crate) dir: PathBuf,
+    /// Print what the engine computes instead of judging it; needs no expectation in the files
+    #[arg(long)]
+    pub(crate) answers: bool,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
 }
 
 /// How a result is printed.

@@ -4,6 +4,7 @@
 mod args;
 mod check;
 mod client;
+mod conformance;
 mod contents;
 mod context;
 mod daemon;
@@ -63,6 +64,7 @@ fn dispatch(verb: Verb) -> Outcome {
         Verb::Inject(arguments) => inject::run(&arguments),
         Verb::Tap(arguments) => tap::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
+        Verb::Conformance(arguments) => conformance::run(&arguments),
     }
 }
 

@@ -325,7 +325,7 @@ fn codes(admitted: &Admitted) -> (Vec<String>, Vec<String>) {
 
 #[test]
 fn every_validation_case_of_the_corpus_is_answered_alike() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../policy/tests/conformance/validation.yaml");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conformance/cases/validation.yaml");
     let corpus = api::yaml::documents(&std::fs::read_to_string(path).unwrap()).remove(0).value;
     let cases = corpus["cases"].as_array().unwrap();
     assert!(cases.len() >= 27);

@@ -1,0 +1,157 @@
+//! `conformance`: the cases of a corpus against the engine that enforces.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use control::corpus::{self, Case};
+use serde_json::{Value, json};
+
+use crate::args::{ConformanceArguments, Format};
+use crate::exit::{Exit, Failure, Outcome};
+
+/// The longest file that is read: what the YAML reader takes.
+const FILE_BYTES_MAX: u64 = api::yaml::BYTES_MAX as u64;
+/// Folders below one another: a corpus is two deep, and a link that leads back up must end.
+const FOLDERS_DEEP_MAX: usize = 16;
+
+/// A case and the file it stands in.
+struct Found {
+    file: String,
+    case: Case,
+}
+
+/// What could be read, and what is said about the rest.
+#[derive(Default)]
+struct Reading {
+    found: Vec<Found>,
+    unreadable: Vec<String>,
+}
+
+/// Reads every file, then judges each case or prints what the engine answers.
+pub(crate) fn run(arguments: &ConformanceArguments) -> Outcome {
+    if arguments.answers && arguments.output != Format::Json {
+        return Err(Failure::says(Exit::Usage, "`--answers` prints JSON alone: add `-o json`"));
+    }
+    let mut reading = Reading::default();
+    let cases = arguments.dir.join("cases");
+    let root = if cases.is_dir() { &cases } else { &arguments.dir };
+    for path in files(root, 0, &mut reading.unreadable) {
+        file(&path, &mut reading);
+    }
+    if reading.found.is_empty() && reading.unreadable.is_empty() {
+        reading.unreadable.push(format!("`{}`: no *.yaml file below it", root.display()));
+    }
+    for line in &reading.unreadable {
+        eprintln!("error: {line}");
+    }
+    let passed =
+        if arguments.answers { answers(&reading.found).map(|()| true) } else { judge(&reading, arguments.output) };
+    if !reading.unreadable.is_empty() {
+        passed?;
+        return Err(Failure::told(Exit::BadInput));
+    }
+    if passed? { Ok(()) } else { Err(Failure::told(Exit::Negative)) }
+}
+
+/// The corpus files at or below a path, sorted.
+fn files(path: &Path, depth: usize, unreadable: &mut Vec<String>) -> Vec<PathBuf> {
+    if depth > 0 && !path.is_dir() {
+        let is_yaml = path.extension().is_some_and(|extension| extension == "yaml");
+        return if is_yaml { vec![path.to_path_buf()] } else { Vec::new() };
+    }
+    if path.is_file() {
+        return vec![path.to_path_buf()];
+    }
+    if depth > FOLDERS_DEEP_MAX {
+        unreadable.push(format!(
+            "`{}`: more than {FOLDERS_DEEP_MAX} folders deep; is a link leading back up?",
+            path.display()
+        ));
+        return Vec::new();
+    }
+    let entries = fs::read_dir(path)
+        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>());
+    match entries {
+        Ok(mut entries) => {
+            entries.sort();
+            entries.iter().flat_map(|entry| files(entry, depth + 1, unreadable)).collect()
+        }
+        Err(error) => {
+            unreadable.push(format!("`{}`: {error}", path.display()));
+            Vec::new()
+        }
+    }
+}
+
+/// Reads one file; what is wrong with it is one line with the first place.
+fn file(path: &Path, reading: &mut Reading) {
+    let name = path.display().to_string();
+    let text = match text(path) {
+        Ok(text) => text,
+        Err(error) => return reading.unreadable.push(format!("{name}: {error:#}")),
+    };
+    let corpus = corpus::read(&text);
+    if let Some(first) = corpus.problems.first() {
+        let more = match corpus.problems.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more like it in this file)"),
+        };
+        reading.unreadable.push(format!("{name}:{}:{}: {}{more}", first.place.line, first.place.column, first.message));
+    }
+    reading.found.extend(corpus.cases.into_iter().map(|case| Found { file: name.clone(), case }));
+}
+
+fn text(path: &Path) -> anyhow::Result<String> {
+    let about = fs::metadata(path)?;
+    // A pipe or a device would be waited for.
+    anyhow::ensure!(about.is_file(), "not a regular file");
+    anyhow::ensure!(about.len() <= FILE_BYTES_MAX, "longer than {FILE_BYTES_MAX} bytes; split it");
+    String::from_utf8(fs::read(path)?).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = error.as_bytes().iter().take(valid).filter(|byte| **byte == b'\n').count() + 1;
+        anyhow::anyhow!("line {line}: not UTF-8 at byte {valid}")
+    })
+}
+
+/// What the engine computes, for each case and profile.
+fn answers(found: &[Found]) -> anyhow::Result<()> {
+    let one = |case: &Case| -> Vec<Value> { case.profiles.iter().map(|profile| case.answer(*profile).value).collect() };
+    print(&found.iter().flat_map(|found| one(&found.case)).collect())
+}
+
+fn print(value: &Value) -> anyhow::Result<()> {
+    writeln!(std::io::stdout().lock(), "{value:#}").context("writing standard output")
+}
+
+/// Prints failures and then how many cases passed and failed; whether all passed.
+fn judge(reading: &Reading, format: Format) -> anyhow::Result<bool> {
+    let mut failed = 0;
+    let mut report = Vec::new();
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for Found { file, case } in &reading.found {
+        let failures: Vec<_> = case.profiles.iter().flat_map(|profile| case.judge(&case.answer(*profile))).collect();
+        failed += usize::from(!failures.is_empty());
+        if format == Format::Json {
+            report.extend(failures.iter().map(|failure| {
+                json!({"id": case.id, "title": case.title, "profile": failure.profile, "file": file,
+                       "line": failure.place.line, "message": failure.message})
+            }));
+        } else if !failures.is_empty() {
+            writeln!(out, "FAILED {} ({file}:{}): {}", case.id, case.place.line, case.title)?;
+            for failure in failures {
+                writeln!(out, "  {file}:{}: {}: {}", failure.place.line, failure.profile.word(), failure.message)?;
+            }
+        }
+    }
+    let passed = reading.found.len() - failed;
+    if format == Format::Json {
+        drop(out);
+        print(&json!({"passed": passed, "failed": failed, "failures": report, "unreadable": reading.unreadable}))?;
+    } else {
+        writeln!(out, "{passed} passed, {failed} failed")?;
+        out.flush().context("writing standard output")?;
+    }
+    Ok(failed == 0)
+}
