@@ -13,7 +13,7 @@ use crate::exit::{Exit, Failure, Outcome};
 
 /// The longest file that is read: what the YAML reader takes.
 const FILE_BYTES_MAX: u64 = api::yaml::BYTES_MAX as u64;
-/// Folders below one another: a corpus is two deep, and a link that leads back up must end.
+/// Folders below one another: a corpus is two deep.
 const FOLDERS_DEEP_MAX: usize = 16;
 
 /// A case and the file it stands in.
@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: &ConformanceArguments) -> Outcome {
         file(&path, &mut reading);
     }
     if reading.found.is_empty() && reading.unreadable.is_empty() {
-        reading.unreadable.push(format!("`{}`: no *.yaml file below it", root.display()));
+        reading.unreadable.push(format!("{}: no *.yaml file below it", root.display()));
     }
     for line in &reading.unreadable {
         eprintln!("error: {line}");
@@ -55,34 +55,35 @@ pub(crate) fn run(arguments: &ConformanceArguments) -> Outcome {
     if passed? { Ok(()) } else { Err(Failure::told(Exit::Negative)) }
 }
 
-/// The corpus files at or below a path, sorted.
+/// The corpus files at or below a path, sorted. Links to folders are not followed, since they may lead back up.
 fn files(path: &Path, depth: usize, unreadable: &mut Vec<String>) -> Vec<PathBuf> {
-    if depth > 0 && !path.is_dir() {
-        let is_yaml = path.extension().is_some_and(|extension| extension == "yaml");
-        return if is_yaml { vec![path.to_path_buf()] } else { Vec::new() };
-    }
     if path.is_file() {
         return vec![path.to_path_buf()];
     }
     if depth > FOLDERS_DEEP_MAX {
-        unreadable.push(format!(
-            "`{}`: more than {FOLDERS_DEEP_MAX} folders deep; is a link leading back up?",
-            path.display()
-        ));
+        unreadable
+            .push(format!("{}: more than {FOLDERS_DEEP_MAX} folders deep; name a folder below it", path.display()));
         return Vec::new();
     }
-    let entries = fs::read_dir(path)
-        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>());
-    match entries {
-        Ok(mut entries) => {
-            entries.sort();
-            entries.iter().flat_map(|entry| files(entry, depth + 1, unreadable)).collect()
-        }
+    let entries = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let mut entries = match entries {
+        Ok(entries) => entries,
         Err(error) => {
-            unreadable.push(format!("`{}`: {error}", path.display()));
-            Vec::new()
+            unreadable.push(format!("{}: {error}", path.display()));
+            return Vec::new();
+        }
+    };
+    entries.sort_by_key(fs::DirEntry::path);
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(files(&path, depth + 1, unreadable));
+        } else if path.extension().is_some_and(|extension| extension == "yaml") {
+            found.push(path);
         }
     }
+    found
 }
 
 /// Reads one file; what is wrong with it is one line with the first place.

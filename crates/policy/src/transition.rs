@@ -44,7 +44,10 @@ pub fn istio(before: &Snapshot, after: &Snapshot, destination: &WorkloadId, conn
 /// Do other rules or modes apply to the workload than before.
 fn is_altered(before: Option<&Arc<WorkloadState>>, after: Option<&Arc<WorkloadState>>) -> bool {
     let (Some(before), Some(after)) = (before, after) else { return true };
-    before.mtls.rest != after.mtls.rest
-        || before.mtls.ports != after.mtls.ports
-        || !before.ruleset.specs().eq(after.ruleset.specs())
+    before.mtls.rest != after.mtls.rest || before.mtls.ports != after.mtls.ports || !rules(before).eq(rules(after))
+}
+
+/// The policies of a workload but for how they select it, which is no part of its rules.
+fn rules(state: &WorkloadState) -> impl Iterator<Item = impl PartialEq> {
+    state.ruleset.specs().map(|spec| (&spec.id, spec.action, &spec.provider, spec.trial, &spec.rules))
 }
