@@ -1,15 +1,14 @@
 //! `conformance`: the cases of a corpus against the engine that enforces.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use control::corpus::{self, Case};
 use serde_json::{Value, json};
 
 use crate::args::{ConformanceArguments, Format};
 use crate::exit::{Exit, Failure, Outcome};
+use crate::print;
 
 /// The longest file that is read: what the YAML reader takes.
 const FILE_BYTES_MAX: u64 = api::yaml::BYTES_MAX as u64;
@@ -44,15 +43,15 @@ pub(crate) fn run(arguments: &ConformanceArguments) -> Outcome {
         reading.unreadable.push(format!("{}: no *.yaml file below it", root.display()));
     }
     for line in &reading.unreadable {
-        eprintln!("error: {line}");
+        print::err(format_args!("error: {line}"));
     }
     let passed =
         if arguments.answers { answers(&reading.found).map(|()| true) } else { judge(&reading, arguments.output) };
     if !reading.unreadable.is_empty() {
         passed?;
-        return Err(Failure::told(Exit::BadInput));
+        return Err(Failure::silent(Exit::BadInput));
     }
-    if passed? { Ok(()) } else { Err(Failure::told(Exit::Negative)) }
+    if passed? { Ok(()) } else { Err(Failure::silent(Exit::Negative)) }
 }
 
 /// The corpus files at or below a path, sorted. Links to folders are not followed, since they may lead back up.
@@ -117,42 +116,40 @@ fn text(path: &Path) -> anyhow::Result<String> {
 }
 
 /// What the engine computes, for each case and profile.
-fn answers(found: &[Found]) -> anyhow::Result<()> {
+fn answers(found: &[Found]) -> Outcome {
     let one = |case: &Case| -> Vec<Value> { case.profiles.iter().map(|profile| case.answer(*profile).value).collect() };
-    print(&found.iter().flat_map(|found| one(&found.case)).collect())
-}
-
-fn print(value: &Value) -> anyhow::Result<()> {
-    writeln!(std::io::stdout().lock(), "{value:#}").context("writing standard output")
+    let all: Value = found.iter().flat_map(|found| one(&found.case)).collect();
+    print::out(format_args!("{all:#}\n"))
 }
 
 /// Prints failures and then how many cases passed and failed; whether all passed.
-fn judge(reading: &Reading, format: Format) -> anyhow::Result<bool> {
-    let mut failed = 0;
-    let mut report = Vec::new();
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+fn judge(reading: &Reading, format: Format) -> Result<bool, Failure> {
+    let (mut failed, mut told, mut report) = (0, Vec::new(), Vec::new());
     for Found { file, case } in &reading.found {
         let failures: Vec<_> = case.profiles.iter().flat_map(|profile| case.judge(&case.answer(*profile))).collect();
-        failed += usize::from(!failures.is_empty());
-        if format == Format::Json {
-            report.extend(failures.iter().map(|failure| {
-                json!({"id": case.id, "title": case.title, "profile": failure.profile, "file": file,
-                       "line": failure.place.line, "message": failure.message})
-            }));
-        } else if !failures.is_empty() {
-            writeln!(out, "FAILED {} ({file}:{}): {}", case.id, case.place.line, case.title)?;
-            for failure in failures {
-                writeln!(out, "  {file}:{}: {}: {}", failure.place.line, failure.profile.word(), failure.message)?;
-            }
+        if failures.is_empty() {
+            continue;
+        }
+        failed += 1;
+        told.push(format!("FAILED {} ({file}:{}): {}", case.id, case.place.line, case.title));
+        for failure in failures {
+            let (line, profile) = (failure.place.line, failure.profile.word());
+            told.push(format!("  {file}:{line}: {profile}: {}", failure.message));
+            report.push(json!({"id": case.id, "title": case.title, "profile": profile, "file": file, "line": line,
+                               "message": failure.message}));
         }
     }
     let passed = reading.found.len() - failed;
-    if format == Format::Json {
-        drop(out);
-        print(&json!({"passed": passed, "failed": failed, "failures": report, "unreadable": reading.unreadable}))?;
-    } else {
-        writeln!(out, "{passed} passed, {failed} failed")?;
-        out.flush().context("writing standard output")?;
+    match format {
+        Format::Table => {
+            told.push(format!("{passed} passed, {failed} failed\n"));
+            print::out(format_args!("{}", told.join("\n")))?;
+        }
+        Format::Json => {
+            let whole =
+                json!({"passed": passed, "failed": failed, "failures": report, "unreadable": reading.unreadable});
+            print::out(format_args!("{whole:#}\n"))?;
+        }
     }
     Ok(failed == 0)
 }
