@@ -222,7 +222,7 @@ codes! {
     BlockNeverMatches "TG0203" Advice "The address block matches no peer.";
     TargetRefsIgnored "TG0301" Advice "A policy with target references applies to no workload.";
     TrialNotEnforced "TG0302" Advice "The policy is in dry run and not enforced.";
-    AuditNoEffect "TG0303" Advice "AUDIT marks connections and never changes a verdict.";
+    AuditNoEffect "TG0303" Advice "AUDIT is not built yet and changes no verdict.";
     NeedsProxyPath "TG0304" Advice "The rule needs bytes of the connection, which the kernel path does not see.";
     ActionNotApplied "TG0305" Advice "The ambient profile does not apply this action.";
     SelectorSelectsNothing "TG0306" Advice "A selector without labels selects nothing in the ambient profile.";

@@ -75,7 +75,7 @@ fn whole(reader: &mut Reader, policy: &AuthorizationPolicy, settings: &Settings)
         Action::Audit => reader.find(
             Code::AuditNoEffect,
             &path,
-            "AUDIT marks connections in their records, it never allows or denies",
+            "AUDIT is not built yet: nothing is marked, and no verdict changes",
         ),
         Action::Custom => {
             let message = "CUSTOM needs an external authorizer, which is not asked yet: connections that its rules match are refused (NeedsProxyPath)";
