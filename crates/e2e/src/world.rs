@@ -27,7 +27,7 @@ pub struct World {
     /// The mesh it lives in.
     pub mesh: Mesh,
     kubectl: Kubectl,
-    addresses: BTreeMap<String, String>,
+    addresses: BTreeMap<String, Vec<String>>,
 }
 
 fn pod(namespace: &str, name: &str, server: bool) -> String {
@@ -86,15 +86,32 @@ impl World {
 
     /// Learns the addresses of all pods anew.
     pub fn look_up(&mut self) {
-        let listed = self
-            .must("kubectl get pods -A -o jsonpath='{range .items[*]}{.metadata.name} {.status.podIP}{\"\\n\"}{end}'");
-        let pairs = listed.lines().filter_map(|line| line.split_once(' '));
-        self.addresses = pairs.map(|(name, address)| (name.to_owned(), address.to_owned())).collect();
+        let listed = self.must(
+            "kubectl get pods -A -o jsonpath='{range .items[*]}{.metadata.name} {.status.podIPs[*].ip}{\"\\n\"}{end}'",
+        );
+        let mut addresses = BTreeMap::new();
+        for line in listed.lines() {
+            let mut words = line.split(' ').map(str::to_owned);
+            let name = words.next().unwrap_or_default();
+            addresses.insert(name, words.collect());
+        }
+        self.addresses = addresses;
     }
 
     /// The IPv4 address of a pod.
     pub fn address(&self, pod: &str) -> &str {
-        self.addresses.get(pod).unwrap_or_else(|| panic!("no pod `{pod}` in {:?}", self.addresses))
+        self.address_of_family(pod, false)
+    }
+
+    /// The IPv6 address of a pod.
+    pub fn address_v6(&self, pod: &str) -> &str {
+        self.address_of_family(pod, true)
+    }
+
+    fn address_of_family(&self, pod: &str, v6: bool) -> &str {
+        let all = self.addresses.get(pod).map_or(&[][..], Vec::as_slice);
+        let found = all.iter().find(|address| address.contains(':') == v6);
+        found.unwrap_or_else(|| panic!("no such address of pod `{pod}` in {:?}", self.addresses))
     }
 
     /// Runs a script in namespace foo.
@@ -171,13 +188,13 @@ impl World {
         all.lines().map(str::to_owned).collect()
     }
 
-    /// Whether a client pod gets through to this port of the server's own address.
+    /// Whether a client pod gets through to this port of the server's own addresses; IPv4 and IPv6 must agree.
     pub fn gets(&self, client: &str, port: u16) -> bool {
-        let place = format!("{} {port}", self.address("server"));
-        match self.tries(client, &[&place]).as_slice() {
-            [one] if one == "yes" => true,
-            [one] if one == "no" => false,
-            odd => panic!("{client} to {place}: {odd:?}"),
+        let places = [self.address("server"), self.address_v6("server")].map(|address| format!("{address} {port}"));
+        match self.tries(client, &places.each_ref().map(String::as_str)).as_slice() {
+            [v4, v6] if v4 == "yes" && v6 == "yes" => true,
+            [v4, v6] if v4 == "no" && v6 == "no" => false,
+            odd => panic!("{client} to {places:?}: {odd:?}"),
         }
     }
 
