@@ -55,7 +55,8 @@ EOF
 kubectl wait --for=condition=Enforced authorizationpolicy/only-9000 --timeout=5s",
     );
     fails(&mesh, "kubectl exec deploy/sleep -c sleep -- nc tcp-echo 9001 </dev/null");
-    let log = must(&mesh, "kubectl logs deploy/tcp-echo -c istio-proxy");
+    // Followed, since a refusal is told a moment after it happened; kubectl ends with the mesh.
+    let log = must(&mesh, "timeout 30 grep -m1 9001 <(kubectl logs -f deploy/tcp-echo -c istio-proxy 2>/dev/null)");
     assert!(log.contains("9001") && log.contains("rbac_access_denied_matched_policy[none]"), "{log}");
     let events = must(&mesh, "kubectl get events -o jsonpath='{.items[*].message}'");
     assert!(events.contains("tcp-echo-server"), "what stands for the image is told: {events}");

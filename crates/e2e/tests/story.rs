@@ -163,6 +163,8 @@ fn tell(seed: u64) {
     for (name, _) in &files {
         story.must(&mesh, kubectl, &format!("kubectl apply -f <(istioctl kube-inject -f {name}.yaml)"));
     }
+    // An apply waits for pods to exist, not for their addresses, which some probes look up.
+    story.must(&mesh, kubectl, "kubectl wait --for=condition=Ready pod --all --timeout=20s");
     for round in 0..4 {
         let policy = (round > 0).then(|| Policy::random(&mut dice, &story));
         if let Some(policy) = &policy {

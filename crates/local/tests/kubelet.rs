@@ -221,6 +221,21 @@ impl World {
         }
         Ok(text)
     }
+
+    /// Follows a log until it says something: what a program prints is in its log a moment after it was printed.
+    async fn log_until(&self, key: &Key, container: &str, word: &str) -> String {
+        let pod = self.store.get(key).unwrap();
+        let mut stream = self.kubelet.logs(&pod, container, Logs { follow: true, ..Logs::default() }).unwrap();
+        let mut text = String::new();
+        let said = async {
+            while !text.contains(word) {
+                text.push_str(std::str::from_utf8(&stream.recv().await.unwrap()).unwrap());
+            }
+        };
+        let came = tokio::time::timeout(BOUND, said).await;
+        assert!(came.is_ok(), "the log never says `{word}`: {text}");
+        text
+    }
 }
 
 impl Drop for World {
@@ -279,8 +294,8 @@ async fn the_walkthrough_s_two_pods_talk_as_soon_as_they_are_there() {
     assert_eq!((code, output.as_str()), (1, ""));
     let told = world.told();
     assert!(told.iter().any(|told| told.starts_with("Pulled: image \"curlimages/curl\" is not pulled")), "{told:?}");
-    let log = world.log(&echo, "tcp-echo", Logs::default()).await.unwrap();
-    assert!(log.starts_with("listening on 9000, prefix: hello\n") && log.contains("request from "), "{log}");
+    let log = world.log_until(&echo, "tcp-echo", "request from ").await;
+    assert!(log.starts_with("listening on 9000, prefix: hello\n"), "{log}");
     world.delete(&echo, 0);
     world.delete(&sleep, 0);
     world.until("gone", || world.store.get(&echo).is_none() && world.store.get(&sleep).is_none()).await;
