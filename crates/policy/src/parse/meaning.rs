@@ -72,11 +72,9 @@ fn whole(reader: &mut Reader, policy: &AuthorizationPolicy, settings: &Settings)
                 format!("{} is not applied in the ambient profile, the policy has no effect", policy.action.word());
             reader.find(Code::ActionNotApplied, &path, message); // S-35
         }
-        Action::Audit => reader.find(
-            Code::AuditNoEffect,
-            &path,
-            "AUDIT is not built yet: nothing is marked, and no verdict changes",
-        ),
+        Action::Audit => {
+            reader.find(Code::AuditNoEffect, &path, "AUDIT is not built yet: nothing is marked, and no verdict changes")
+        }
         Action::Custom => {
             let message = "CUSTOM needs an external authorizer, which is not asked yet: connections that its rules match are refused (NeedsProxyPath)";
             reader.find(Code::NeedsProxyPath, &path, message);
