@@ -73,7 +73,8 @@ fn whole(reader: &mut Reader, policy: &AuthorizationPolicy, settings: &Settings)
             reader.find(Code::ActionNotApplied, &path, message); // S-35
         }
         Action::Audit => {
-            reader.find(Code::AuditNoEffect, &path, "AUDIT is not built yet: nothing is marked, and no verdict changes")
+            let message = "AUDIT is not built yet: nothing is marked, and no verdict changes";
+            reader.find(Code::AuditNoEffect, &path, message);
         }
         Action::Custom => {
             let message = "CUSTOM needs an external authorizer, which is not asked yet: connections that its rules match are refused (NeedsProxyPath)";
