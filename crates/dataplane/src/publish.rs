@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
+use linux::error::with_causes;
 use policy::mesh::WorkloadId;
 use policy::snapshot::{NeedsProxyPath, Snapshot};
 use policy::table::{TooLarge, table};
@@ -79,16 +80,6 @@ impl fmt::Display for Trouble {
             }
         }
     }
-}
-
-fn with_causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Whose turn it is to publish, and what the first one does besides.

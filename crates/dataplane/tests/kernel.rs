@@ -5,6 +5,7 @@
 mod kernel {
     mod change;
     mod fallback;
+    mod flight;
     mod guard;
     mod harness;
     mod law;

@@ -97,10 +97,26 @@ impl Error {
     }
 }
 
+/// An error with all its causes, on one line.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 fn which(message: Option<(usize, u16)>) -> String {
     message.map_or_else(String::new, |(index, kind)| format!(", message {index} of kind {kind:#x}"))
 }
 
 fn said(words: &str) -> String {
     if words.is_empty() { String::new() } else { format!(": {words}") }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn causes_follow_on_the_same_line() {
+        let source = std::io::Error::from_raw_os_error(libc::EPERM);
+        let plain = super::Error::Process { doing: "name the host of a pod".to_owned(), source };
+        assert_eq!(super::with_causes(&plain), "cannot name the host of a pod: Operation not permitted (os error 1)");
+    }
 }

@@ -7,6 +7,7 @@ use std::fs;
 use rustix::thread::UnshareFlags;
 
 use crate::Error;
+use crate::error::with_causes;
 use crate::netlink::{Protocol, Socket};
 use crate::netns::NetNs;
 use crate::nft::{
@@ -257,17 +258,6 @@ fn destroyed() -> Result<bool, Error> {
     let Some(victim) = all.iter().find(|one| one.local == own) else { return Ok(false) };
     diag::destroy(&mut socket, victim)?;
     Ok(!diag::tcp(&mut socket)?.iter().any(|one| one.local == own && one.remote == address))
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

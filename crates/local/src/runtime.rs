@@ -55,11 +55,6 @@ pub(crate) fn part(name: &str, arguments: Vec<String>) -> Option<ExitCode> {
     inside::entry(name, arguments)
 }
 
-/// An error with all its causes.
-pub(crate) fn said(error: &Error) -> String {
-    inside::chain(error)
-}
-
 /// Where the pods of one mesh live.
 #[derive(Debug, Clone)]
 pub struct Runtime {

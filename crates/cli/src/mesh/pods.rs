@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use api::{Object, Objects, Status};
 use apiserver::{ExecRequest, ExecSession, LogRequest, LogStream, Server, TerminalSize};
 use dataplane::{Dataplane, PodNet};
+use linux::error::with_causes;
 use local::PodLink;
 use local::kubelet::{Hooks, Kubelet, Logs};
 use local::runtime::exec::Command;
@@ -33,11 +34,11 @@ pub(super) fn kubelet_hooks(
     Hooks {
         attach: Arc::new(move |pod, link| {
             let (dataplane, net) = (dataplane.clone(), pod_net(&pod, &link));
-            Box::pin(async move { dataplane.attach(net).await.map_err(|error| told(&error)) })
+            Box::pin(async move { dataplane.attach(net).await.map_err(|error| with_causes(&error)) })
         }),
         detach: Arc::new(move |pod, _| {
             let (dataplane, workload) = (detaching.clone(), workload_of(&pod));
-            Box::pin(async move { dataplane.detach(&workload).await.map_err(|error| told(&error)) })
+            Box::pin(async move { dataplane.detach(&workload).await.map_err(|error| with_causes(&error)) })
         }),
         write: Arc::new(move |write| {
             let server = server.clone();
@@ -62,12 +63,6 @@ fn pod_net(pod: &Object, link: &PodLink) -> PodNet {
         v6: link.v6,
         node_link: link.node_link,
     }
-}
-
-/// An error with its causes in one line.
-fn told(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }
 
 /// Runs a command in a container for a client of the API.
@@ -95,7 +90,7 @@ pub(super) async fn exec(kubelet: &Kubelet, request: ExecRequest) -> Result<Exec
         stdout: Some(session.stdout),
         stderr: session.stderr,
         resize,
-        exit: Box::pin(async move { exit.await.map_err(|error| Status::internal(&told(&error))) }),
+        exit: Box::pin(async move { exit.await.map_err(|error| Status::internal(&with_causes(&error))) }),
     })
 }
 

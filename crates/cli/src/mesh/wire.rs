@@ -45,7 +45,7 @@ impl Wire {
     async fn status(&self) -> Response<Body> {
         let counted = match self.dataplane.status().await {
             Ok(status) => status,
-            Err(error) => return whole(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            Err(error) => return whole(StatusCode::INTERNAL_SERVER_ERROR, linux::error::with_causes(&error)),
         };
         let sum = |pick: fn(&dataplane::WorkloadStatus) -> u64| counted.workloads.values().map(pick).sum::<u64>();
         let snapshot = self.snapshot.load();

@@ -52,7 +52,7 @@ impl Kubelet {
         })??;
         // What lags after the bound is no reason to refuse: the command then sees it as it is.
         self.quiet(bound.saturating_sub(begun.elapsed())).await;
-        self.inner.runtime.exec(&run, command).map_err(|error| Status::internal(&crate::runtime::said(&error)))
+        self.inner.runtime.exec(&run, command).map_err(|error| Status::internal(&linux::error::with_causes(&error)))
     }
 
     /// What a container has printed.

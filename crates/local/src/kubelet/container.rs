@@ -155,7 +155,7 @@ async fn once(shared: &Arc<Shared>, manifest: &Value, name: &str, attempt: u32) 
             Some(live(shared, manifest, name, Run { attempt, id, image: image.reference, log, running }).await)
         }
         Err(error) => {
-            let why = error.to_string();
+            let why = linux::error::with_causes(&error);
             shared.tell("Warning", "Failed", &format!("Error: {why}")).await;
             let now = Timestamp::now();
             shared.change(name, |view| {

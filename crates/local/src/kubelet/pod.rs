@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use api::{Object, Write};
 use jiff::Timestamp;
+use linux::error::with_causes;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -192,7 +193,7 @@ async fn fail_start(inner: &Inner, pod: &Object, views: &watch::Sender<PodView>,
 async fn link(inner: &Arc<Inner>, pod: &Arc<Object>) -> Result<PodLink, String> {
     let (node, uid) = (Arc::clone(&inner.node), pod.uid().to_owned());
     let made = tokio::task::spawn_blocking(move || node.pod_link(&uid)).await;
-    let link = made.map_err(|error| error.to_string())?.map_err(|error| said(&error))?;
+    let link = made.map_err(|error| error.to_string())?.map_err(|error| with_causes(&error))?;
     (inner.hooks.attach)(Arc::clone(pod), link.clone()).await?;
     Ok(link)
 }
@@ -205,7 +206,7 @@ async fn unlink(inner: &Arc<Inner>, pod: &Arc<Object>) {
     let (node, uid) = (Arc::clone(&inner.node), pod.uid().to_owned());
     match tokio::task::spawn_blocking(move || node.pod_unlink(&uid)).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(pod = pod.name(), why = said(&error), "a pod's link is not removed"),
+        Ok(Err(error)) => tracing::warn!(pod = pod.name(), why = with_causes(&error), "a pod's link is not removed"),
         Err(error) => tracing::warn!(pod = pod.name(), why = %error, "a pod's link is not removed"),
     }
 }
@@ -251,7 +252,7 @@ async fn linked(
         .runtime
         .start_sandbox(pod.uid(), &link.path, &plan::host_name(pod))
         .await
-        .map_err(|error| said(&error))?;
+        .map_err(|error| with_causes(&error))?;
     let shared = Arc::new(Shared {
         inner: Arc::clone(inner),
         pod: Arc::clone(pod),
@@ -269,7 +270,7 @@ async fn linked(
     containers(&shared).await;
     // Nothing is left of the containers; the last holder of the sandbox ends it.
     let Some(shared) = Arc::into_inner(shared) else { return Err("containers of the pod live on".to_owned()) };
-    shared.sandbox.stop().await.map_err(|error| said(&error))
+    shared.sandbox.stop().await.map_err(|error| with_causes(&error))
 }
 
 /// Runs the containers in their order until the pod is to end.
@@ -361,8 +362,4 @@ fn volume_dir(inner: &Inner, pod: &Object) -> PathBuf {
 
 pub(super) fn log_dir(inner: &Inner, pod: &Object) -> PathBuf {
     inner.runtime.data_dir().join("logs").join(pod.uid())
-}
-
-fn said(error: &crate::Error) -> String {
-    crate::runtime::said(error)
 }

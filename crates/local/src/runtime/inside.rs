@@ -18,6 +18,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
+use linux::error::with_causes;
 use linux::pidfd::{PidFd, ProcessId};
 use linux::process::{self, Namespaces};
 use linux::{caps, mount, seccomp};
@@ -57,7 +58,7 @@ pub(super) fn entry(name: &str, arguments: Vec<String>) -> Option<ExitCode> {
     let outcome = parse(arguments).and_then(|arguments| run(&arguments));
     Some(outcome.unwrap_or_else(|error| {
         // Whoever started this reads it there; if nobody does, nobody is missing it.
-        drop(writeln!(io::stderr(), "{}", chain(&error)));
+        drop(writeln!(io::stderr(), "{}", with_causes(&error)));
         ExitCode::FAILURE
     }))
 }
@@ -158,7 +159,7 @@ fn init(arguments: &Arguments) -> Result<ExitCode, Error> {
     let ready = kernel("start a container", ready)?;
     let mut status = UnixStream::from(status);
     let failure = become_program(arguments, &mut status, ready.as_ref())
-        .map_or_else(|error| chain(&error), |never| match never {});
+        .map_or_else(|error| with_causes(&error), |never| match never {});
     drop(status.write_all(failure.as_bytes()));
     Ok(ExitCode::FAILURE)
 }
@@ -212,7 +213,7 @@ fn enter(arguments: &Arguments) -> Result<ExitCode, Error> {
     match command.status() {
         Ok(status) => Ok(ExitCode::from(u8::try_from(code_of(status)).unwrap_or(u8::MAX))),
         Err(failure) => {
-            drop(writeln!(io::stderr(), "{}", chain(&not_run(&arguments.command, &failure))));
+            drop(writeln!(io::stderr(), "{}", with_causes(&not_run(&arguments.command, &failure))));
             let missing = failure.kind() == io::ErrorKind::NotFound;
             Ok(ExitCode::from(if missing { NOT_FOUND } else { NOT_RUNNABLE }))
         }
@@ -288,16 +289,4 @@ pub(super) fn started(what: &str, source: &io::Error) -> Error {
 
 pub(super) fn kernel<T>(doing: &str, outcome: Result<T, linux::Error>) -> Result<T, Error> {
     crate::error::doing(doing, outcome)
-}
-
-/// An error with all its causes on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
