@@ -19,8 +19,8 @@ use crate::settings::Place;
 /// Sends `GET path` to the daemon of this place and returns its answer once the head is there.
 pub(crate) async fn get(place: &Place, path: &str) -> Result<http::Response<Incoming>> {
     let daemon = daemon::running(place)?.filter(|daemon| daemon.port != 0);
-    let daemon =
-        daemon.with_context(|| format!("no mesh runs in `{}`; start it: tidegate up", place.data_dir.display()))?;
+    let no_mesh = || format!("no mesh runs in `{}`; start it: {}", place.data_dir.display(), place.command("up"));
+    let daemon = daemon.with_context(no_mesh)?;
     let credentials = apiserver::kubeconfig::access(&place.data_dir).context("reading the credentials of the mesh")?;
     let stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.context("connecting to the API server")?;
     let tls = connector(&credentials.ca_pem)?.connect(ServerName::try_from("localhost")?, stream).await;

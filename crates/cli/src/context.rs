@@ -37,7 +37,7 @@ pub(crate) fn env(arguments: &ContextArguments) -> Outcome {
 /// A kubeconfig of the mesh that was started last here, whether it runs at the moment or not.
 fn text(place: &Place, namespace: Option<&str>) -> Result<String, Failure> {
     let no_mesh = |why: String| {
-        let what = format!("no mesh in `{}`: {why}; start one: tidegate up", place.data_dir.display());
+        let what = format!("no mesh in `{}`: {why}; start one: {}", place.data_dir.display(), place.command("up"));
         Failure::says(Exit::Unreachable, what)
     };
     let namespace = namespace.map(legal_namespace).transpose()?;
@@ -94,8 +94,12 @@ fn exports(kubeconfig: &Path, bin: &Path) -> String {
     )
 }
 
-/// The word in single quotes, as every POSIX shell reads it.
+/// The word as every POSIX shell reads it: in single quotes, where it needs any.
 pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 

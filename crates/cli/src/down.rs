@@ -30,7 +30,8 @@ pub(crate) fn run(arguments: &DownArguments) -> Outcome {
     match (ended, arguments.purge) {
         (_, true) => print::err(format_args!("The mesh of `{dir}` is gone, and its objects with it.")),
         (true, false) => {
-            print::err(format_args!("The mesh of `{dir}` is down. Its objects are kept: tidegate up brings it back."));
+            let up = place.command("up");
+            print::err(format_args!("The mesh of `{dir}` is down. Its objects are kept; this brings it back: {up}"));
         }
         (false, false) => print::err(format_args!("No mesh ran in `{dir}`; nothing of it is left on this machine.")),
     }

@@ -9,6 +9,9 @@ use crate::args::InjectArguments;
 use crate::exit::{Exit, ExitWith, Failure, Outcome};
 use crate::print;
 
+const ISTIOCTL_USAGE: &str =
+    "usage: istioctl kube-inject -f FILE (this `istioctl` is a link to tidegate and knows that verb alone)";
+
 /// Manifests in, manifests out; talk on standard error.
 pub(crate) fn run(arguments: &InjectArguments) -> Outcome {
     let text = read(&arguments.filename).exit_with(Exit::BadInput)?;
@@ -38,7 +41,8 @@ fn read(filename: &str) -> anyhow::Result<String> {
 /// Entered when the binary is called `istioctl`: one verb is ours, every other says that it is not.
 pub(crate) fn istioctl(words: Vec<std::ffi::OsString>) -> Outcome {
     #[derive(Debug, Parser)]
-    #[command(name = "istioctl", about = "Tidegate's istioctl: `kube-inject` alone")]
+    #[command(name = "istioctl kube-inject", bin_name = "istioctl kube-inject")]
+    /// Join the workloads of a manifest to the mesh, offline (a link to tidegate)
     struct KubeInject {
         #[command(flatten)]
         inject: InjectArguments,
@@ -47,8 +51,9 @@ pub(crate) fn istioctl(words: Vec<std::ffi::OsString>) -> Outcome {
     match verb.as_deref() {
         Some("kube-inject") => match KubeInject::try_parse_from(words.into_iter().skip(1)) {
             Ok(typed) => run(&typed.inject),
-            Err(error) => crate::misuse(&error),
+            Err(error) => crate::misuse(&error, "istioctl kube-inject"),
         },
+        Some("--help" | "-h" | "help") => print::out(format_args!("{ISTIOCTL_USAGE}\n")),
         Some(other) => Err(Failure::says(
             Exit::Usage,
             format!(
@@ -56,6 +61,6 @@ pub(crate) fn istioctl(words: Vec<std::ffi::OsString>) -> Outcome {
                  `kube-inject`; see `tidegate --help`, or call your own istioctl by its full path"
             ),
         )),
-        None => Err(Failure::says(Exit::Usage, "usage: istioctl kube-inject -f FILE (a link to tidegate)")),
+        None => Err(Failure::says(Exit::Usage, ISTIOCTL_USAGE)),
     }
 }

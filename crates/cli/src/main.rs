@@ -24,7 +24,7 @@ mod up;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use args::{Arguments, Verb};
 use exit::{Exit, Failure, Outcome};
@@ -46,9 +46,13 @@ fn run() -> Outcome {
     if called.is_some_and(|name| name == "istioctl") {
         return inject::istioctl(words);
     }
+    let verb = words.get(1).and_then(|word| word.to_str()).map(str::to_owned);
     match Arguments::try_parse_from(words) {
         Ok(arguments) => dispatch(arguments.verb),
-        Err(error) => misuse(&error),
+        Err(error) => {
+            let known = verb.filter(|verb| Arguments::command().find_subcommand(verb).is_some());
+            misuse(&error, &known.map_or_else(|| "tidegate".to_owned(), |verb| format!("tidegate {verb}")))
+        }
     }
 }
 
@@ -68,11 +72,11 @@ fn dispatch(verb: Verb) -> Outcome {
     }
 }
 
-/// Help goes to standard output and is no error; anything else is a usage error.
-fn misuse(error: &clap::Error) -> Outcome {
+/// Help goes to standard output and is no error; anything else is a usage error of the command that was called so.
+fn misuse(error: &clap::Error, called: &str) -> Outcome {
     if !error.use_stderr() {
         return print::out(format_args!("{}", error.render()));
     }
-    let text = error.render().to_string();
+    let text = error.render().to_string().replace("try '--help'", &format!("try '{called} --help'"));
     Err(Failure::says(Exit::Usage, text.trim_start_matches("error: ").trim_end()))
 }

@@ -95,7 +95,7 @@ impl Mesh {
         let hooks = hooks::hooks(gate, Arc::clone(&kubelet_cell), records.clone(), wire, settled.clone());
         let settings = Settings { data_dir: place.data_dir.clone(), listen: address };
         let server = Server::open(settings, hooks).context("opening the store")?;
-        define_istio_kinds(&server).await?;
+        make_what_istio_has(&server).await?;
         place.write_private(&place.data_dir.join("kubeconfig"), &server.kubeconfig(None))?;
         place.write_private(&place.data_dir.join("port"), &format!("{}\n", address.port()))?;
 
@@ -243,15 +243,17 @@ async fn listen(place: &Place, wished: Option<u16>) -> Result<TcpListener, Failu
     }
 }
 
-/// Istio's kinds exist on every mesh; what a user made of them stays.
-async fn define_istio_kinds(server: &Server) -> Result<()> {
-    let written =
-        join_all(api::crds::istio().into_iter().map(|definition| server.write(Write::Create(definition)))).await;
+/// Istio's kinds and its namespace exist on every mesh, so that a policy for all of it can be applied at once; what a
+/// user made of them stays.
+async fn make_what_istio_has(server: &Server) -> Result<()> {
+    let mut objects = api::crds::istio();
+    objects.push(Object::named("v1", "Namespace", None, control::mesh_config::NAMESPACE));
+    let written = join_all(objects.into_iter().map(|object| server.write(Write::Create(object)))).await;
     for outcome in written {
         match outcome {
             Ok(_) => {}
             Err(status) if status.code() == 409 => {}
-            Err(status) => return Err(anyhow!("defining Istio's kinds: {}", status.message())),
+            Err(status) => return Err(anyhow!("making Istio's kinds and namespace: {}", status.message())),
         }
     }
     Ok(())

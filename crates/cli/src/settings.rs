@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::args::DataDirArgument;
 use crate::contents;
+use crate::context::quoted;
 
 /// Folders below one another in a data directory: ours are three deep, a user's own are none of our business.
 const FOLDERS_DEEP_MAX: usize = 16;
@@ -103,6 +104,14 @@ impl Place {
             None => caller.default_data_dir()?,
         };
         let data_dir = without_links(&wished)?;
+        // Its `bin` goes onto a PATH, and its name into messages and files that are read again.
+        if data_dir.to_str().is_none_or(|name| name.contains(|c: char| c == ':' || c.is_control())) {
+            return Err(anyhow!(
+                "`{}`: a data directory is named in UTF-8, without `:` and control characters, for it goes onto the PATH; \
+                 give another --data-dir",
+                data_dir.display()
+            ));
+        }
         let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
         let id: String = digest
             .iter()
@@ -111,6 +120,21 @@ impl Place {
             .filter_map(|digit| char::from_digit(digit.into(), 16))
             .collect();
         Ok(Self { run_dir: Path::new("/run/tidegate").join(&id), data_dir, id, owner: caller.owner() })
+    }
+
+    /// A command as the caller types it for this mesh, in whatever shell.
+    pub(crate) fn command(&self, words: &str) -> String {
+        self.command_for(words, &Caller::from_environment())
+    }
+
+    fn command_for(&self, words: &str, caller: &Caller) -> String {
+        let needs_root = words.starts_with("up") || words.starts_with("down");
+        let sudo = if needs_root && self.owner.uid != 0 { "sudo " } else { "" };
+        let default = caller.default_data_dir().and_then(|dir| without_links(&dir));
+        if default.is_ok_and(|default| default == self.data_dir) {
+            return format!("{sudo}tidegate {words}");
+        }
+        format!("{sudo}tidegate {words} --data-dir {}", quoted(&self.data_dir.to_string_lossy()))
     }
 
     /// Whether the data directory is a mesh's: only then may things in it be given away or removed.
@@ -253,6 +277,33 @@ mod tests {
         let linked = Place::resolve_for(&argument(Some(&link.join("mesh"))), &Caller::default()).unwrap();
         assert_eq!(straight, linked);
         assert_eq!(straight.id.len(), 8);
+    }
+
+    #[test]
+    fn a_command_is_typed_as_its_caller_needs_it() {
+        let home = tempfile::tempdir().unwrap();
+        let text = home.path().to_str().unwrap();
+        let ann =
+            Caller { sudo_uid: Some(1000), passwd: format!("ann:x:1000:1000::{text}:/bin/sh\n"), ..Caller::default() };
+        let root = Caller { sudo_uid: Some(0), passwd: format!("root:x:0:0::{text}:/bin/sh\n"), ..Caller::default() };
+        let odd = home.path().join("it's a mesh");
+        for (caller, dir, words, wanted) in [
+            (&root, None, "down", "tidegate down".to_owned()),
+            (&ann, None, "down", "sudo tidegate down".to_owned()),
+            (&ann, None, "env -n foo", "tidegate env -n foo".to_owned()),
+            (&ann, Some(odd.as_path()), "up", format!(r"sudo tidegate up --data-dir '{text}/it'\''s a mesh'")),
+        ] {
+            let place = Place::resolve_for(&argument(dir), caller).unwrap();
+            assert_eq!(place.command_for(words, caller), wanted);
+        }
+    }
+
+    #[test]
+    fn a_directory_that_no_path_variable_can_hold_is_refused() {
+        for name in ["/tmp/a:b", "/tmp/a\nb"] {
+            let error = Place::resolve_for(&argument(Some(Path::new(name))), &Caller::default()).unwrap_err();
+            assert!(error.to_string().contains("--data-dir"), "{error}");
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &StatusArguments) -> Outcome {
         Some(_) => Ok(()),
         None => Err(Failure::says(
             Exit::Unreachable,
-            format!("no mesh runs in `{}`; start it: tidegate up", place.data_dir.display()),
+            format!("no mesh runs in `{}`; start it: {}", place.data_dir.display(), place.command("up")),
         )),
     }
 }

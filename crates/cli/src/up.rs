@@ -78,7 +78,11 @@ fn detach(place: &Place, arguments: &UpArguments) -> Outcome {
         BufReader::new(stdout).read_line(&mut said).context("waiting for the daemon")?;
     }
     if said.trim_end() == READY {
-        print::err(format_args!("The mesh is up and stays so; `tidegate down` ends it.\n{}", next_steps(place)));
+        print::err(format_args!(
+            "The mesh is up and stays so; this ends it: {}\n{}",
+            place.command("down"),
+            next_steps(place)
+        ));
         return Ok(());
     }
     let status = child.wait().context("waiting for the daemon")?;
@@ -90,12 +94,9 @@ fn detach(place: &Place, arguments: &UpArguments) -> Outcome {
 
 fn already_runs(place: &Place) -> Failure {
     let dir = place.data_dir.display();
-    Failure::says(
-        Exit::Failure,
-        format!(
-            "a mesh already runs in `{dir}`; use it: tidegate env, end it: tidegate down, or give another --data-dir"
-        ),
-    )
+    let (env, down) = (place.command("env"), place.command("down"));
+    let what = format!("a mesh already runs in `{dir}`; use it: {env}, end it: {down}, or give another --data-dir");
+    Failure::says(Exit::Failure, what)
 }
 
 /// Tells the waiting parent and lets go of its pipe.
@@ -118,15 +119,10 @@ fn welcome(place: &Place, mesh: &Mesh) {
 }
 
 fn next_steps(place: &Place) -> String {
-    let default = Place::resolve(&crate::args::DataDirArgument { data_dir: None });
-    let flag = match default {
-        Ok(default) if default.data_dir == place.data_dir => String::new(),
-        _ => format!(" --data-dir {}", crate::context::quoted(&place.data_dir.to_string_lossy())),
-    };
     format!(
-        "Next, in {} shell:\n  eval \"$(tidegate env -n foo{flag})\"\n  tidegate samples . && kubectl create ns foo\n  \
+        "Next, in another shell:\n  eval \"$({})\"\n  tidegate samples . && kubectl create ns foo\n  \
          kubectl apply -f <(istioctl kube-inject -f samples/tcp-echo/tcp-echo.yaml) -n foo",
-        if flag.is_empty() { "another" } else { "a" }
+        place.command("env -n foo")
     )
 }
 

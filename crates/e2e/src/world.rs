@@ -62,13 +62,7 @@ impl World {
         let mut kinds = kubectls();
         let kubectl = kinds.swap_remove(1);
         let mut world = Self { mesh, kubectl, addresses: BTreeMap::new() };
-        let mut manifest = [
-            namespace("foo", true),
-            namespace("bar", true),
-            namespace("plain", false),
-            namespace("istio-system", false),
-        ]
-        .concat();
+        let mut manifest = [namespace("foo", true), namespace("bar", true), namespace("plain", false)].concat();
         manifest += &pod("foo", "server", true);
         manifest += &pod("plain", "open", true);
         for (name, namespace) in CLIENTS {

@@ -139,7 +139,7 @@ fn a_mesh_that_does_not_run_is_said_with_the_command_that_starts_it() {
 #[test]
 fn bad_arguments_are_usage_errors() {
     let mesh = Mesh::down();
-    says(&mesh.tidegate(&["up", "--port", "x"]), 64, &["--port"]);
+    says(&mesh.tidegate(&["up", "--port", "x"]), 64, &["--port", "tidegate up --help"]);
     says(&mesh.tidegate(&["frobnicate"]), 64, &["frobnicate"]);
     says(&mesh.tidegate(&["env", "-n", "Not A Name"]), 64, &["Not A Name"]);
 }
@@ -163,7 +163,30 @@ fn the_istioctl_link_knows_one_verb() {
     let mesh = Mesh::up();
     let all = kubectls();
     let shell = |script: &str| mesh.bash(&all[1], &format!("eval \"$(tidegate env)\"; {script}"));
-    says(&shell("istioctl version"), 64, &["istioctl version", "kube-inject"]);
+    // The verbs of Istio's own, by its help of 1.29.
+    for verb in [
+        "analyze",
+        "authz",
+        "bug-report",
+        "dashboard",
+        "install",
+        "proxy-config",
+        "proxy-status",
+        "validate",
+        "version",
+    ] {
+        says(
+            &shell(&format!("istioctl {verb}")),
+            64,
+            &[&format!("`istioctl {verb}` is not one of Tidegate's"), "kube-inject"],
+        );
+    }
+    says(&shell("istioctl"), 64, &["istioctl kube-inject -f FILE"]);
+    let help = shell("istioctl --help && istioctl kube-inject --help");
+    assert!(String::from_utf8_lossy(&help.stdout).contains("Usage: istioctl kube-inject"), "{}", told(&help));
+    for wrong in ["", "--meshConfigFile x -f y", "-f"] {
+        says(&shell(&format!("istioctl kube-inject {wrong}")), 64, &["istioctl kube-inject"]);
+    }
     let injected = shell("tidegate samples . >/dev/null; istioctl kube-inject -f samples/sleep/sleep.yaml");
     assert!(String::from_utf8_lossy(&injected.stdout).contains("istio-proxy"), "{}", told(&injected));
 }

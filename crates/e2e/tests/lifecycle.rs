@@ -163,3 +163,28 @@ fn a_second_up_says_that_one_runs() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("already runs") && said.contains("tidegate down"), "{said}");
 }
+
+/// What `up` prints is typed as it stands, in a shell that knows nothing of the mesh.
+#[test]
+fn the_next_steps_work_as_printed_for_any_data_directory() {
+    let home = tempfile::tempdir().unwrap();
+    for name in ["plain", "it's a \"mesh\" $HOME `x`", "back\\slash; echo *"] {
+        let dir = home.path().join(name);
+        let mesh = Mesh::down();
+        let output = mesh.tidegate(&["up", "--detach", "--data-dir", dir.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", told(&output));
+        let said = String::from_utf8(output.stderr).unwrap();
+        let steps: String =
+            said.lines().filter_map(|line| line.strip_prefix("  ")).flat_map(|line| [line, "\n"]).collect();
+        let down = said.lines().find_map(|line| line.split_once("this ends it: ")).unwrap().1;
+        let script = format!(
+            "unset TIDEGATE_DATA_DIR; set -e\n{steps}kubectl wait --for=condition=Ready pod --all --timeout=20s\ntidegate samples . >/dev/null; {down}"
+        );
+        let output = mesh.bash(&kubectls()[1], &script);
+        let ended = String::from_utf8_lossy(&output.stderr).into_owned();
+        // Nothing stays on this machine, however the above went.
+        assert!(mesh.tidegate(&["down", "--data-dir", dir.to_str().unwrap()]).status.success());
+        assert!(output.status.success() && ended.contains("is down"), "{name}: {script}\n{}", told(&output));
+        assert_eq!(processes_of(&dir), []);
+    }
+}
