@@ -5,6 +5,7 @@
 
 #![deny(clippy::indexing_slicing)]
 
+pub mod admission;
 pub mod crds;
 pub mod defaults;
 pub mod events;

@@ -29,8 +29,6 @@ mod write;
 
 pub use body::Body;
 pub use error::Error;
-pub use hooks::{
-    Admission, Admitted, ExecRequest, ExecSession, Extended, Hooks, LogRequest, LogStream, Operation, TerminalSize,
-};
+pub use hooks::{ExecRequest, ExecSession, Extended, Hooks, LogRequest, LogStream, TerminalSize};
 pub use server::{Server, Settings};
 pub use store::{Batch, Feed};

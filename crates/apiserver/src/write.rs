@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use api::admission::{Admission, Admitted, Operation};
 use api::{Key, Kind, Kinds, Object, Status};
 use jiff::Timestamp;
 
-use crate::hooks::{Admission, Admitted, Operation};
 use crate::kindcache::KindCache;
 use crate::store::{Stage, Written};
 
@@ -111,8 +111,6 @@ impl Manner {
             subresource: target.subresource.as_deref(),
             old,
             new,
-            dry_run: self.dry_run,
-            system: self.system,
             objects: stage.objects(),
         });
         warnings.extend(admitted.warnings);

@@ -9,8 +9,9 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::admission::Admitted;
 use api::{Change, Key, Object, Status, Write};
-use apiserver::{Admitted, ExecRequest, ExecSession, Feed, Hooks, Server, Settings};
+use apiserver::{ExecRequest, ExecSession, Feed, Hooks, Server, Settings};
 use futures_util::FutureExt as _;
 use serde_json::json;
 use tempfile::TempDir;

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::{Admitted, Hooks, Server, Settings};
+use api::admission::Admitted;
+use apiserver::{Hooks, Server, Settings};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::header::AUTHORIZATION;

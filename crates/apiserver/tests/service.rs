@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use apiserver::{Admission, Admitted, Body, Hooks, Server, Settings};
+use api::admission::{Admission, Admitted};
+use apiserver::{Body, Hooks, Server, Settings};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::header::{ACCEPT, CONTENT_TYPE, WARNING};

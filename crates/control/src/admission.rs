@@ -11,8 +11,9 @@ mod words;
 
 use std::sync::Arc;
 
+use api::admission::{Admission, Admitted, Operation};
 use api::status::Cause;
-use api::{Key, Object, Objects, Status};
+use api::{Object, Status};
 use policy::Snapshot;
 use policy::finding::Finding;
 use policy::spec::Scope;
@@ -27,55 +28,6 @@ use crate::translate::{AUTHORIZATION_POLICIES, PEER_AUTHENTICATIONS, SECURITY_GR
 const WARNING_LENGTH_MAX: usize = 256;
 /// More warnings than this are not read; the last one says how many there are.
 const WARNINGS_MAX: usize = 16;
-
-/// A write that is about to be stored.
-#[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
-    /// What is to happen.
-    pub operation: Operation,
-    /// To which object.
-    pub key: &'a Key,
-    /// The part that is written, such as `status`; none for the object itself.
-    pub subresource: Option<&'a str>,
-    /// The object as stored; none for a create.
-    pub old: Option<&'a Object>,
-    /// The object as it would be stored; none for a delete.
-    pub new: Option<&'a Object>,
-    /// Everything that is stored.
-    pub objects: &'a Objects,
-}
-
-/// The kind of a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    /// A new object.
-    Create,
-    /// A changed object.
-    Update,
-    /// An object that goes.
-    Delete,
-}
-
-/// The answer; the default lets the write pass as it is.
-#[derive(Debug, Clone, Default)]
-pub struct Admitted {
-    /// What to store instead.
-    pub object: Option<Object>,
-    /// What the client should be told, each one line.
-    pub warnings: Vec<String>,
-    /// Why the write must not be.
-    pub refusal: Option<Status>,
-}
-
-impl Admitted {
-    fn refused(status: Status) -> Self {
-        Self { refusal: Some(status), ..Self::default() }
-    }
-
-    fn warned(remarks: &[Remark]) -> Self {
-        Self { warnings: remarks.iter().map(ToString::to_string).collect(), ..Self::default() }
-    }
-}
 
 /// Looks at writes; keeps what it has parsed between them.
 #[derive(Debug, Default)]
@@ -93,7 +45,7 @@ impl Gate {
     }
 
     /// Whether the write may be, and what the client should know.
-    pub fn admit(&mut self, request: &Request<'_>) -> Admitted {
+    pub fn admit(&mut self, request: &Admission<'_>) -> Admitted {
         let Some(new) = request.new else { return Admitted::default() };
         if request.operation == Operation::Delete {
             return Admitted::default();
@@ -116,7 +68,7 @@ impl Gate {
         admitted
     }
 
-    fn authorization_policy(&mut self, request: &Request<'_>, new: &Object) -> Admitted {
+    fn authorization_policy(&mut self, request: &Admission<'_>, new: &Object) -> Admitted {
         let mut mesh = self.translator.mesh(request.objects);
         let parsed = policy::parse::authorization_policy(new.value(), &mesh.settings);
         if let Some(status) = refusal(request, new, &parsed.findings) {
@@ -150,7 +102,7 @@ impl Gate {
         self.strictly(request, new, &remarks)
     }
 
-    fn peer_authentication(&mut self, request: &Request<'_>, new: &Object) -> Admitted {
+    fn peer_authentication(&mut self, request: &Admission<'_>, new: &Object) -> Admitted {
         let mut mesh = self.translator.mesh(request.objects);
         let parsed = policy::parse::peer_authentication(new.value(), &mesh.settings);
         if let Some(status) = refusal(request, new, &parsed.findings) {
@@ -171,10 +123,10 @@ impl Gate {
     }
 
     /// With `strict: true` in the mesh settings, Tidegate's own warnings about mistakes refuse the write.
-    fn strictly(&self, request: &Request<'_>, new: &Object, remarks: &[Remark]) -> Admitted {
+    fn strictly(&self, request: &Admission<'_>, new: &Object, remarks: &[Remark]) -> Admitted {
         let mistakes: Vec<&Remark> = remarks.iter().filter(|remark| remark.mistake).collect();
         if !self.translator.config().strict || mistakes.is_empty() {
-            return Admitted::warned(remarks);
+            return warned(remarks);
         }
         let causes = mistakes
             .into_iter()
@@ -187,7 +139,7 @@ impl Gate {
 }
 
 /// The refusal that findings amount to: 422 with a cause for each, the check's word in brackets.
-fn refusal(request: &Request<'_>, new: &Object, findings: &[Finding]) -> Option<Status> {
+fn refusal(request: &Admission<'_>, new: &Object, findings: &[Finding]) -> Option<Status> {
     let causes: Vec<Cause> =
         findings.iter().filter(|finding| finding.refuses()).map(|finding| cause(finding, new.value())).collect();
     (!causes.is_empty()).then(|| Status::invalid(&request.key.group, new.kind(), new.name(), causes))
@@ -205,7 +157,7 @@ fn cause(finding: &Finding, document: &Value) -> Cause {
 }
 
 /// The ConfigMap with the settings of the mesh: a value that cannot be read is refused, a key without effect is told.
-fn settings(request: &Request<'_>, new: &Object) -> Admitted {
+fn settings(request: &Admission<'_>, new: &Object) -> Admitted {
     if request.key.namespace.as_deref() != Some(mesh_config::NAMESPACE) || request.key.name != mesh_config::NAME {
         return Admitted::default();
     }
@@ -228,11 +180,11 @@ fn settings(request: &Request<'_>, new: &Object) -> Admitted {
     let remark = |finding: &mesh_config::ConfigFinding| {
         Remark::new(Code::SettingIgnored, &finding.path, finding.message.clone())
     };
-    Admitted::warned(&config.findings.iter().map(remark).collect::<Vec<_>>())
+    warned(&config.findings.iter().map(remark).collect::<Vec<_>>())
 }
 
 /// Kinds of Istio that are stored so that manifests apply, and do nothing here.
-fn other_istio_kind(request: &Request<'_>, new: &Object) -> Admitted {
+fn other_istio_kind(request: &Admission<'_>, new: &Object) -> Admitted {
     if let Some(finding) = policy::parse::dry_run_on_other_kind(new.value()) {
         // S-18: the annotation is refused on every kind but AuthorizationPolicy.
         return Admitted::refused(Status::invalid(
@@ -242,7 +194,11 @@ fn other_istio_kind(request: &Request<'_>, new: &Object) -> Admitted {
             vec![cause(&finding, new.value())],
         ));
     }
-    Admitted::warned(&[Remark::new(Code::KindWithoutEffect, "", words::without_effect(new.kind()))])
+    warned(&[Remark::new(Code::KindWithoutEffect, "", words::without_effect(new.kind()))])
+}
+
+fn warned(remarks: &[Remark]) -> Admitted {
+    Admitted { warnings: remarks.iter().map(ToString::to_string).collect(), ..Admitted::default() }
 }
 
 fn shorten(mut warnings: Vec<String>) -> Vec<String> {

@@ -6,8 +6,9 @@ mod fixture;
 
 use std::fmt::Write;
 
+use api::admission::{Admission, Admitted, Operation};
 use api::{Object, Objects};
-use control::admission::{Admitted, Gate, Operation, Request};
+use control::admission::Gate;
 use control::inject::{Options, is_injected};
 use control::translate::Translator;
 use serde_json::json;
@@ -16,7 +17,7 @@ use fixture::{key, mesh, object, put};
 
 fn admit(gate: &mut Gate, objects: &Objects, old: Option<&Object>, new: &Object) -> Admitted {
     let operation = if old.is_some() { Operation::Update } else { Operation::Create };
-    gate.admit(&Request { operation, key: &key(new), subresource: None, old, new: Some(new), objects })
+    gate.admit(&Admission { operation, key: &key(new), subresource: None, old, new: Some(new), objects })
 }
 
 /// An AuthorizationPolicy in namespace `foo` with this `spec`.
@@ -283,7 +284,7 @@ fn no_part_of_a_pod_leads_out_of_the_mesh() {
     new.set("/spec/ephemeralContainers", json!([{ "name": "istio-proxy", "image": "x" }]));
     assert!(!is_injected(new.value()), "an imitation beside the real one");
     let key = key(&old);
-    let part = |new| Request {
+    let part = |new| Admission {
         operation: Operation::Update,
         key: &key,
         subresource: Some("ephemeralcontainers"),
@@ -352,7 +353,7 @@ fn parts_and_deletions_pass() {
     let bad = policy("{action: DENY}");
     let mut gate = Gate::default();
     let (key, new) = (key(&bad), Some(&bad));
-    let status = Request {
+    let status = Admission {
         operation: Operation::Update,
         key: &key,
         subresource: Some("status"),
@@ -360,8 +361,14 @@ fn parts_and_deletions_pass() {
         new,
         objects: &objects,
     };
-    let gone =
-        Request { operation: Operation::Delete, key: &key, subresource: None, old: new, new: None, objects: &objects };
+    let gone = Admission {
+        operation: Operation::Delete,
+        key: &key,
+        subresource: None,
+        old: new,
+        new: None,
+        objects: &objects,
+    };
     for request in [status, gone] {
         let admitted = gate.admit(&request);
         assert!(admitted.refusal.is_none() && admitted.warnings.is_empty() && admitted.object.is_none());

@@ -4,7 +4,8 @@
 #[path = "golden/fixture.rs"]
 mod fixture;
 
-use control::admission::{Gate, Operation, Request};
+use api::admission::{Admission, Operation};
+use control::admission::Gate;
 use control::inject::{Options, Owner, inject_manifest, inject_pod, is_injected, wish};
 use control::status::{Report, reconcile_status};
 use control::translate::Translator;
@@ -88,7 +89,7 @@ proptest! {
         let mut gate = Gate::default();
         for old in [None, Some(&whole)] {
             let operation = if old.is_some() { Operation::Update } else { Operation::Create };
-            let admitted = gate.admit(&Request { operation, key: &key(&broken), subresource: None, old, new: Some(&broken), objects: &objects });
+            let admitted = gate.admit(&Admission { operation, key: &key(&broken), subresource: None, old, new: Some(&broken), objects: &objects });
             if let Some(pod) = &admitted.object {
                 prop_assert!(is_injected(pod.value()), "what is put in place of a pod is in the mesh");
             }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use api::admission::Operation;
 use api::{Object, Status, defaults};
 
 use super::{Manner, Target, meta, namespaces, rules, written};
-use crate::hooks::Operation;
 use crate::store::{Stage, Written};
 
 /// Stores a new object; the target has no name, the object has one or asks for one.

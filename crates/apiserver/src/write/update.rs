@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use api::admission::Operation;
 use api::{Cause, Object, Status};
 use serde_json::json;
 
 use super::{Manner, Target, delete, meta, namespaces, rules, shown, written};
-use crate::hooks::Operation;
 use crate::store::{Stage, Written};
 
 /// Puts `object` in place of the stored one, or its status in place of the stored status.

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use api::Status;
-use apiserver::{Admission, Admitted, Hooks};
-use control::admission::{Gate, Operation, Request};
+use apiserver::Hooks;
+use control::admission::Gate;
 use local::kubelet::Kubelet;
 use tokio::sync::watch;
 
@@ -26,7 +26,7 @@ pub(super) fn hooks(
     let gate = Mutex::new(gate);
     let for_logs = Arc::clone(&kubelet);
     Hooks {
-        admit: Arc::new(move |admission| admit(&mut gate.lock().unwrap_or_else(PoisonError::into_inner), admission)),
+        admit: Arc::new(move |admission| gate.lock().unwrap_or_else(PoisonError::into_inner).admit(admission)),
         settled,
         exec: Arc::new(move |request| {
             let kubelet = Arc::clone(&kubelet);
@@ -46,15 +46,4 @@ pub(super) fn hooks(
 
 fn starting() -> Status {
     Status::unavailable("the mesh is starting; ask again when `tidegate up` says Ready")
-}
-
-fn admit(gate: &mut Gate, admission: &Admission<'_>) -> Admitted {
-    let operation = match admission.operation {
-        apiserver::Operation::Create => Operation::Create,
-        apiserver::Operation::Update => Operation::Update,
-        apiserver::Operation::Delete => Operation::Delete,
-    };
-    let Admission { key, subresource, old, new, objects, .. } = *admission;
-    let admitted = gate.admit(&Request { operation, key, subresource, old, new, objects });
-    Admitted { object: admitted.object, warnings: admitted.warnings, refusal: admitted.refusal }
 }

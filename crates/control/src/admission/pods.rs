@@ -1,15 +1,15 @@
 //! Pods: joined to the mesh when they are created, and what makes them members stays as it is afterwards.
 
+use api::admission::{Admission, Admitted, Operation};
 use api::status::Cause;
 use api::{Object, Status};
 use serde_json::Value;
 
-use super::{Admitted, Operation, Request};
 use crate::finding::{Code, Remark};
 use crate::inject::{self, Options, Outcome, Owner, STATUS_ANNOTATION, Wish};
 use crate::translate::service_account;
 
-pub(super) fn admit(request: &Request<'_>, new: &Object, options: &Options) -> Admitted {
+pub(super) fn admit(request: &Admission<'_>, new: &Object, options: &Options) -> Admitted {
     match (request.operation, request.old) {
         (Operation::Create, _) if request.subresource.is_none() => create(request, new, options),
         (Operation::Update, Some(old)) => update(old, new),
@@ -17,7 +17,7 @@ pub(super) fn admit(request: &Request<'_>, new: &Object, options: &Options) -> A
     }
 }
 
-fn create(request: &Request<'_>, new: &Object, options: &Options) -> Admitted {
+fn create(request: &Admission<'_>, new: &Object, options: &Options) -> Admitted {
     let namespace = request.key.namespace.as_deref().unwrap_or_default();
     let labels = request.objects.find("", "namespaces", None, namespace).map(|found| found.at("/metadata/labels"));
     let Wish::Inject { revision } = inject::wish(namespace, labels.unwrap_or(&Value::Null), new.value()) else {
@@ -64,7 +64,7 @@ fn update(old: &Object, new: &Object) -> Admitted {
 }
 
 /// A namespace that begins to inject: its pods that are there already stay as they are.
-pub(super) fn namespace(request: &Request<'_>, new: &Object) -> Admitted {
+pub(super) fn namespace(request: &Admission<'_>, new: &Object) -> Admitted {
     let Some(old) = request.old else { return Admitted::default() };
     let injects = |namespace: &Object| {
         matches!(inject::wish(new.name(), namespace.at("/metadata/labels"), &Value::Null), Wish::Inject { .. })
@@ -85,7 +85,7 @@ pub(super) fn namespace(request: &Request<'_>, new: &Object) -> Admitted {
     let pods = if left_out == 1 { "1 pod stays".to_owned() } else { format!("{left_out} pods stay") };
     let message =
         format!("{pods} outside the mesh until made anew: `kubectl rollout restart deployment -n {}`", new.name());
-    Admitted::warned(&[Remark::new(Code::NotInMesh, "", message)])
+    super::warned(&[Remark::new(Code::NotInMesh, "", message)])
 }
 
 fn error_field(error: &inject::Error) -> &'static str {
