@@ -131,7 +131,7 @@ impl Gate {
         let causes = mistakes
             .into_iter()
             .map(|remark| {
-                Cause::forbidden(&remark.path, &format!("{}: {} (`strict` is on)", remark.code, remark.message))
+                Cause::forbidden(&remark.path, &format!("{}: {} (`strict` is on)", remark.entry.word, remark.message))
             })
             .collect();
         Admitted::refused(Status::invalid(&request.key.group, new.kind(), new.name(), causes))

@@ -137,9 +137,9 @@ impl<T> Parsed<T> {
     }
 }
 
-/// The table of codes: variant, word, severity, summary.
+/// The table of codes: variant, word, number where the word is not one, severity, summary.
 macro_rules! codes {
-    ($($variant:ident $word:literal $severity:ident $summary:literal;)*) => {
+    ($($variant:ident $word:literal $($number:literal)? $severity:ident $summary:literal;)*) => {
         /// The kind of a finding.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code { $(#[doc = $summary] $variant,)* }
@@ -151,6 +151,11 @@ macro_rules! codes {
             /// The stable word of the code.
             pub fn word(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
+            }
+
+            /// The number under which it is documented, `TG` and 4 digits.
+            pub fn number(self) -> &'static str {
+                match self { $(Self::$variant => [$($number,)? $word][0],)* }
             }
 
             /// How much it weighs.
@@ -167,49 +172,49 @@ macro_rules! codes {
 }
 
 codes! {
-    SchemaType "schema-type" Schema "A value has another type than the field.";
-    SchemaEnum "schema-enum" Schema "A value is none of the words that the field knows.";
-    SchemaUnknownField "schema-unknown-field" Schema "The field does not exist.";
-    SchemaRequired "schema-required" Schema "A field that must be there is missing.";
-    SchemaMaxItems "schema-max-items" Schema "A list or a value is longer than allowed.";
-    RulesRequired "rules-required" Refused "DENY and CUSTOM need rules.";
-    ProviderRequired "provider-required" Refused "CUSTOM needs the name of a provider.";
-    ProviderForbidden "provider-forbidden" Refused "Only CUSTOM has a provider.";
-    CustomUnsupportedField "custom-unsupported-field" Refused "CUSTOM cannot look at identities.";
-    FromSourceNil "from-source-nil" Refused "A `from` entry has no `source`.";
-    FromSourceEmpty "from-source-empty" Refused "A `source` has no values.";
-    ToOperationNil "to-operation-nil" Refused "A `to` entry has no `operation`.";
-    ToOperationEmpty "to-operation-empty" Refused "An `operation` has no values.";
-    EmptyValue "empty-value" Refused "A list holds an empty string.";
-    BadPort "bad-port" Refused "A port is not a number from 0 to 65535.";
-    BadIp "bad-ip" Refused "An address cannot be read.";
-    BadCidr "bad-cidr" Refused "An address block cannot be read.";
-    SaExclusive "sa-exclusive" Refused "`serviceAccounts` excludes `principals` and `namespaces`.";
-    SaFormat "sa-format" Refused "A service account is not `name` or `namespace/name`.";
-    SaWildcard "sa-wildcard" Refused "Service accounts have no wildcards.";
-    SaTooMany "sa-too-many" Refused "A list of service accounts is too long.";
-    BadWildcard "bad-wildcard" Refused "A trust domain has its wildcard in a wrong place.";
-    TdSlash "td-slash" Refused "A trust domain holds a slash.";
-    KeyEmpty "key-empty" Refused "A condition has an empty key.";
-    ValuesMissing "values-missing" Refused "A condition has no values.";
-    UnknownAttribute "unknown-attribute" Refused "A condition key is not known.";
-    ReplacedAttribute "replaced-attribute" Refused "A condition key was replaced by another field.";
-    DeprecatedAttribute "deprecated-attribute" Refused "A condition key existed only in v1alpha1.";
-    BadKeyFormat "bad-key-format" Refused "A condition key lacks its bracketed part.";
-    DryRunValue "dry-run-value" Refused "The dry-run annotation is not a boolean.";
-    DryRunAction "dry-run-action" Refused "Dry run exists for ALLOW and DENY only.";
-    DryRunUnsupportedKind "dry-run-unsupported-kind" Refused "Dry run exists for AuthorizationPolicy only.";
-    SelectorExclusive "selector-exclusive" Refused "`selector`, `targetRef` and `targetRefs` exclude one another.";
-    SelectorEmptyKey "selector-empty-key" Refused "A selector label has an empty key.";
-    SelectorWildcard "selector-wildcard" Refused "Selector labels have no wildcards.";
-    TargetRefKind "target-ref-kind" Refused "A target of this kind is not supported.";
-    TargetRefNamespace "target-ref-namespace" Refused "A target must be in the namespace of the policy.";
-    TargetRefName "target-ref-name" Refused "The name of a target is empty or too long.";
-    PortLevelNeedsSelector "port-level-needs-selector" Refused "`portLevelMtls` needs a selector with labels.";
-    PortLevelRange "port-level-range" Refused "A port of `portLevelMtls` is not from 1 to 65535.";
-    PortLevelEmpty "port-level-empty" Refused "`portLevelMtls` has no entries.";
-    SelectorNoLabels "selector-no-labels" Warning "The selector has no labels.";
-    DenyHttpOnly "deny-http-only" Warning "A DENY rule has HTTP fields only and reaches all TCP.";
+    SchemaType "schema-type" "TG0011" Schema "A value has another type than the field.";
+    SchemaEnum "schema-enum" "TG0012" Schema "A value is none of the words that the field knows.";
+    SchemaUnknownField "schema-unknown-field" "TG0013" Schema "The field does not exist.";
+    SchemaRequired "schema-required" "TG0014" Schema "A field that must be there is missing.";
+    SchemaMaxItems "schema-max-items" "TG0015" Schema "A list or a value is longer than allowed.";
+    RulesRequired "rules-required" "TG0021" Refused "DENY and CUSTOM need rules.";
+    ProviderRequired "provider-required" "TG0022" Refused "CUSTOM needs the name of a provider.";
+    ProviderForbidden "provider-forbidden" "TG0023" Refused "Only CUSTOM has a provider.";
+    CustomUnsupportedField "custom-unsupported-field" "TG0024" Refused "CUSTOM cannot look at identities.";
+    FromSourceNil "from-source-nil" "TG0025" Refused "A `from` entry has no `source`.";
+    FromSourceEmpty "from-source-empty" "TG0026" Refused "A `source` has no values.";
+    ToOperationNil "to-operation-nil" "TG0027" Refused "A `to` entry has no `operation`.";
+    ToOperationEmpty "to-operation-empty" "TG0028" Refused "An `operation` has no values.";
+    EmptyValue "empty-value" "TG0029" Refused "A list holds an empty string.";
+    BadPort "bad-port" "TG0030" Refused "A port is not a number from 0 to 65535.";
+    BadIp "bad-ip" "TG0031" Refused "An address cannot be read.";
+    BadCidr "bad-cidr" "TG0032" Refused "An address block cannot be read.";
+    SaExclusive "sa-exclusive" "TG0033" Refused "`serviceAccounts` excludes `principals` and `namespaces`.";
+    SaFormat "sa-format" "TG0034" Refused "A service account is not `name` or `namespace/name`.";
+    SaWildcard "sa-wildcard" "TG0035" Refused "Service accounts have no wildcards.";
+    SaTooMany "sa-too-many" "TG0036" Refused "A list of service accounts is too long.";
+    BadWildcard "bad-wildcard" "TG0037" Refused "A trust domain has its wildcard in a wrong place.";
+    TdSlash "td-slash" "TG0038" Refused "A trust domain holds a slash.";
+    KeyEmpty "key-empty" "TG0039" Refused "A condition has an empty key.";
+    ValuesMissing "values-missing" "TG0040" Refused "A condition has no values.";
+    UnknownAttribute "unknown-attribute" "TG0041" Refused "A condition key is not known.";
+    ReplacedAttribute "replaced-attribute" "TG0042" Refused "A condition key was replaced by another field.";
+    DeprecatedAttribute "deprecated-attribute" "TG0043" Refused "A condition key existed only in v1alpha1.";
+    BadKeyFormat "bad-key-format" "TG0044" Refused "A condition key lacks its bracketed part.";
+    DryRunValue "dry-run-value" "TG0045" Refused "The dry-run annotation is not a boolean.";
+    DryRunAction "dry-run-action" "TG0046" Refused "Dry run exists for ALLOW and DENY only.";
+    DryRunUnsupportedKind "dry-run-unsupported-kind" "TG0047" Refused "Dry run exists for AuthorizationPolicy only.";
+    SelectorExclusive "selector-exclusive" "TG0048" Refused "`selector`, `targetRef` and `targetRefs` exclude one another.";
+    SelectorEmptyKey "selector-empty-key" "TG0049" Refused "A selector label has an empty key.";
+    SelectorWildcard "selector-wildcard" "TG0050" Refused "Selector labels have no wildcards.";
+    TargetRefKind "target-ref-kind" "TG0051" Refused "A target of this kind is not supported.";
+    TargetRefNamespace "target-ref-namespace" "TG0052" Refused "A target must be in the namespace of the policy.";
+    TargetRefName "target-ref-name" "TG0053" Refused "The name of a target is empty or too long.";
+    PortLevelNeedsSelector "port-level-needs-selector" "TG0054" Refused "`portLevelMtls` needs a selector with labels.";
+    PortLevelRange "port-level-range" "TG0055" Refused "A port of `portLevelMtls` is not from 1 to 65535.";
+    PortLevelEmpty "port-level-empty" "TG0056" Refused "`portLevelMtls` has no entries.";
+    SelectorNoLabels "selector-no-labels" "TG0061" Warning "The selector has no labels.";
+    DenyHttpOnly "deny-http-only" "TG0062" Warning "A DENY rule has HTTP fields only and reaches all TCP.";
     RuleVoid "TG0101" Advice "The rule never matches a TCP connection.";
     RuleWidened "TG0102" Advice "The rule matches more than is written: fields without meaning on TCP are dropped.";
     RuleDead "TG0103" Advice "Nothing is left of the rule on TCP, so it never matches.";
@@ -239,6 +244,11 @@ mod tests {
         words.sort_unstable();
         words.dedup();
         assert_eq!(words.len(), Code::ALL.len());
+        let mut numbers: Vec<_> = Code::ALL.iter().map(|code| code.number()).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), Code::ALL.len());
+        assert!(numbers.iter().all(|number| number.len() == 6 && number.starts_with("TG")), "{numbers:?}");
     }
 
     #[test]
