@@ -3,7 +3,7 @@
 //! A refusal is a Kubernetes `Status`; what Istio accepts in silence and an author should know is a warning that kubectl prints.
 //! Nothing but the objects, the write and the settings is looked at, and nothing is stored here.
 
-mod nearest;
+pub(crate) mod nearest;
 mod pods;
 mod references;
 mod size;

@@ -12,5 +12,6 @@ pub mod lines;
 pub mod mesh_config;
 pub mod samples;
 pub mod status;
+pub mod suite;
 pub mod translate;
 pub mod walkthrough;

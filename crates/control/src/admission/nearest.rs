@@ -6,7 +6,7 @@ use policy::Labels;
 const COMPARED_MAX: usize = 64;
 
 /// The word that is nearest to the wanted one, if it is near enough to be a slip of the keyboard.
-pub(super) fn nearest_word<'a>(wanted: &str, there: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest_word<'a>(wanted: &str, there: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let near_enough = (wanted.chars().count() / 3).clamp(1, 3);
     let ranked = there.map(|word| (distance(wanted, word), word));
     ranked.min().filter(|(steps, _)| *steps <= near_enough).map(|(_, word)| word)
