@@ -170,6 +170,20 @@ pub(crate) fn detach(shared: &Shared, workload: &WorkloadId) -> Result<(), Error
     failed.map_or(Ok(()), Err)
 }
 
+pub(crate) fn has_dropped(shared: &Shared, addresses: &[IpAddr]) -> Result<bool, Error> {
+    let pods: Vec<Arc<Pod>> = lock(&shared.pods).values().cloned().collect();
+    for pod in pods {
+        let failed = |source| Error::Judge { workload: Box::new(pod.workload().clone()), source };
+        let known = pod.addresses().iter().any(|own| addresses.contains(own))
+            || addresses.iter().any(|address| lock(&pod.progress).may_know(*address))
+            || revoke::has_connection(&pod.sockets, addresses).map_err(failed)?;
+        if known {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn sever(pod: &Pod, addresses: &[IpAddr]) -> Result<usize, Error> {
     let failed = |source| Error::Judge { workload: Box::new(pod.workload().clone()), source };
     revoke::sever(&pod.sockets, addresses).map_err(failed)

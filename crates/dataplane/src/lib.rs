@@ -18,7 +18,7 @@ mod publish;
 mod revoke;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
@@ -135,6 +135,13 @@ impl Dataplane {
             tracing::error!(%error, generation, "publishing a snapshot was broken off");
             Report { generation, complete: false, workloads: BTreeMap::new() }
         })
+    }
+
+    /// Whether these addresses are known here no more: no pod has one, every table is in force as a snapshot has it that
+    /// gives them to nobody, and no pod has a connection with one. Then they may be given out again at once.
+    pub async fn has_dropped(&self, addresses: Vec<IpAddr>) -> Result<bool, Error> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || attach::has_dropped(&shared, &addresses)).await?
     }
 
     /// What is in force and what was counted, once everything that the kernel has logged so far is accounted for.

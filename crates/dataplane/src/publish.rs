@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use linux::error::with_causes;
 use policy::mesh::WorkloadId;
-use policy::snapshot::{NeedsProxyPath, Snapshot};
+use policy::snapshot::{NeedsProxyPath, Snapshot, Source};
 use policy::table::{TooLarge, table};
 
 use crate::attach::Pod;
@@ -109,6 +109,13 @@ impl Progress {
 
     pub(crate) fn generation(&self) -> u64 {
         self.snapshot.as_ref().filter(|_| self.judged).map_or(0, |snapshot| snapshot.generation())
+    }
+
+    /// Whether the table may say something of an address: unless it is in force as a snapshot has it in which the address
+    /// is nobody's.
+    pub(crate) fn may_know(&self, address: IpAddr) -> bool {
+        let snapshot = self.snapshot.as_ref().filter(|_| self.judged && self.verdicts.in_force().is_some());
+        snapshot.is_none_or(|snapshot| snapshot.at(address) != Source::default())
     }
 
     pub(crate) fn entries(&self) -> usize {

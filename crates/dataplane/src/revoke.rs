@@ -87,6 +87,12 @@ pub(crate) fn sever(sockets: &Mutex<Socket>, addresses: &[IpAddr]) -> Result<usi
     Ok(resets)
 }
 
+/// Whether there is a connection with one of these addresses, one that is only asked for included.
+pub(crate) fn has_connection(sockets: &Mutex<Socket>, addresses: &[IpAddr]) -> Result<bool, linux::Error> {
+    let with = |socket: &TcpSocket| addresses.contains(&socket.remote.ip()) && is_connection(socket.state);
+    Ok(listing(sockets)?.iter().any(with))
+}
+
 fn listing(sockets: &Mutex<Socket>) -> Result<Vec<TcpSocket>, linux::Error> {
     diag::tcp(&mut sockets.lock().unwrap_or_else(PoisonError::into_inner))
 }

@@ -42,6 +42,8 @@ pub struct Hooks {
     pub attach: LinkHook,
     /// Lets go of a pod's link after its last process.
     pub detach: LinkHook,
+    /// Whether nothing knows the addresses of a link any more, once the pod's object is gone.
+    pub dropped: DroppedHook,
     /// Writes to the store, as the system.
     pub write: WriteHook,
     /// The newest revision whose consequences are in force.
@@ -56,6 +58,8 @@ pub struct Hooks {
 
 /// Does something with a pod's link.
 pub type LinkHook = Arc<dyn Fn(Arc<Object>, PodLink) -> Boxed<Result<(), String>> + Send + Sync>;
+/// Says whether the addresses of a link are known nowhere any more.
+pub type DroppedHook = Arc<dyn Fn(PodLink) -> Boxed<bool> + Send + Sync>;
 /// Writes to the store.
 pub type WriteHook = Arc<dyn Fn(Write) -> Boxed<Result<Arc<Object>, Status>> + Send + Sync>;
 /// Finds an object.
@@ -83,6 +87,14 @@ struct Inner {
     runtime: Runtime,
     hooks: Hooks,
     pods: Mutex<HashMap<String, Entry>>,
+    /// Counts what may let a start succeed that has failed: configuration that came, an address that became free.
+    new: watch::Sender<u64>,
+}
+
+impl Inner {
+    fn tell_new(&self) {
+        self.new.send_modify(|count| *count = count.wrapping_add(1));
+    }
 }
 
 /// One pod's task, by what it is told and what it tells.
@@ -99,11 +111,14 @@ const START_BOUND: Duration = Duration::from_secs(10);
 impl Kubelet {
     /// A kubelet without pods; [`Self::observe`] brings them. Runs on the current tokio runtime.
     pub fn start(node: Arc<Node>, runtime: Runtime, hooks: Hooks) -> Self {
-        Self { inner: Arc::new(Inner { node, runtime, hooks, pods: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { node, runtime, hooks, pods: Mutex::default(), new: watch::Sender::new(0) }) }
     }
 
-    /// Takes in one event of the store; events other than of pods are ignored.
+    /// Takes in one event of the store, which [`Hooks::find`] already knows of.
     pub fn observe(&self, event: &Event) {
+        if event.key.is("", "configmaps") || event.key.is("", "secrets") {
+            self.inner.tell_new();
+        }
         if !event.key.is("", "pods") {
             return;
         }

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::{Change, Event, Key, Object, Status, Write};
 use local::kubelet::{Hooks, Kubelet, Logs};
+use local::node::{Net4, Ranges};
 use local::runtime::Runtime;
 use local::runtime::exec::Command;
 use local::{Node, NodeSettings};
@@ -17,6 +18,9 @@ use tokio::sync::{mpsc, watch};
 
 /// It only bounds a hang.
 const BOUND: Duration = Duration::from_mins(1);
+
+/// When a start that has failed is tried again if nothing new comes.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 fn program() -> PathBuf {
     let own = std::env::current_exe().unwrap();
@@ -97,11 +101,16 @@ fn name(key: &Key) -> String {
 
 impl World {
     fn new() -> Self {
+        Self::with(|settings| settings)
+    }
+
+    fn with(change: impl FnOnce(NodeSettings) -> NodeSettings) -> Self {
         let directory = tempfile::Builder::new().prefix("tidegate-kubelet").tempdir().unwrap();
         let unique = u64::from(std::process::id()) << 16
             | u64::from(directory.path().to_str().unwrap().bytes().map(u16::from).sum::<u16>());
         let id = format!("{:08x}", unique & 0xffff_ffff).parse().unwrap();
         let settings = NodeSettings { run_dir: directory.path().join("run"), ..NodeSettings::of(id) };
+        let settings = change(settings);
         std::fs::create_dir_all(&settings.run_dir).unwrap();
         let node = Arc::new(Node::up(&settings).unwrap());
         let data = directory.path().join("data");
@@ -110,7 +119,7 @@ impl World {
         let (events, mut queue) = mpsc::unbounded_channel();
         let (changes, settled) = watch::channel(0);
         let store = Arc::new(Store { objects: Mutex::default(), changes, told: Mutex::default(), events });
-        let (writer, finder) = (Arc::clone(&store), Arc::clone(&store));
+        let (writer, finder, knower) = (Arc::clone(&store), Arc::clone(&store), Arc::clone(&store));
         let attached = Arc::new(Mutex::new(0));
         let counter = Arc::clone(&attached);
         let hooks = Hooks {
@@ -119,6 +128,11 @@ impl World {
                 Box::pin(async { Ok(()) })
             }),
             detach: Arc::new(|_, _| Box::pin(async { Ok(()) })),
+            // A word in the store stands for a data plane that still knows an address.
+            dropped: Arc::new(move |_| {
+                let is_known = knower.get(&Key::namespaced("", "configmaps", "foo", "known")).is_some();
+                Box::pin(async move { !is_known })
+            }),
             write: Arc::new(move |write| {
                 let writer = Arc::clone(&writer);
                 Box::pin(async move { writer.write(write) })
@@ -156,6 +170,12 @@ impl World {
         let revision = *self.store.changes.borrow() + 1;
         self.store.events.send(Event { revision, key: key.clone(), change: Change::Deleted { old } }).unwrap();
         self.store.changes.send_replace(revision);
+    }
+
+    fn config_map(&self, name: &str) {
+        let mut map = Object::named("v1", "ConfigMap", Some("foo"), name);
+        map.set("/data", json!({ "a": "b" }));
+        self.store.put(Key::namespaced("", "configmaps", "foo", name), map);
     }
 
     fn delete(&self, key: &Key, grace: u64) {
@@ -441,11 +461,51 @@ async fn a_pod_that_waits_for_a_config_map_is_guarded_once_and_starts_when_it_co
     spec["containers"][0]["volumeMounts"] = json!([{ "mountPath": "/late", "name": "late" }]);
     let key = world.pod("waits", spec);
     world.until_status(&key, "/containerStatuses/0/state/waiting/reason", json!("CreatePodError")).await;
-    let mut map = Object::named("v1", "ConfigMap", Some("foo"), "late");
-    map.set("/data", json!({ "a": "b" }));
-    world.store.put(Key::namespaced("", "configmaps", "foo", "late"), map);
+    let begun = Instant::now();
+    world.config_map("late");
     world.until_status(&key, "/containerStatuses/0/ready", json!(true)).await;
+    assert!(begun.elapsed() < TRY_AGAIN, "noticed by the timer: {:?}", begun.elapsed());
     assert_eq!(*world.attached.lock().unwrap(), 1, "attached again while it is attached");
     let (code, output, errors) = world.exec(&key, "sleep", &["cat", "/late/a"], None).await.unwrap();
     assert_eq!((code, output.as_str(), errors.as_str()), (0, "b", ""));
+
+    let mut spec = sleeper();
+    spec["containers"][0]["env"] =
+        json!([{ "name": "A", "valueFrom": { "configMapKeyRef": { "name": "later", "key": "a" } } }]);
+    let key = world.pod("waits-too", spec);
+    let waits = json!("CreateContainerConfigError");
+    world.until_status(&key, "/containerStatuses/0/state/waiting/reason", waits).await;
+    let begun = Instant::now();
+    world.config_map("later");
+    world.until_status(&key, "/containerStatuses/0/ready", json!(true)).await;
+    assert!(begun.elapsed() < TRY_AGAIN, "noticed by the timer: {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_of_two_survives_churn_without_rest_but_an_address_that_is_still_known_rests() {
+    let world = World::with(|settings| {
+        let mut ranges = Ranges::choose(settings.id, &[]).unwrap();
+        ranges.pods_v4 = Net4 { prefix: 30, ..ranges.pods_v4 };
+        NodeSettings { ranges: Some(ranges), ..settings }
+    });
+    let ready = json!(true);
+    let stays = world.pod("stays", sleeper());
+    world.until_status(&stays, "/containerStatuses/0/ready", ready.clone()).await;
+    let begun = Instant::now();
+    let mut last = world.pod("round-0", sleeper());
+    for round in 1..=6 {
+        world.until_status(&last, "/containerStatuses/0/ready", ready.clone()).await;
+        // As a deployment does it: the next one is there before the last one is gone, and has to wait for its address.
+        let next = world.pod(&format!("round-{round}"), sleeper());
+        world.until_status(&next, "/containerStatuses/0/state/waiting/reason", json!("CreatePodError")).await;
+        world.delete(&last, 0);
+        last = next;
+    }
+    world.until_status(&last, "/containerStatuses/0/ready", ready).await;
+    assert!(begun.elapsed() < TRY_AGAIN, "addresses rested, or were noticed by the timer: {:?}", begun.elapsed());
+    world.config_map("known");
+    world.delete(&last, 0);
+    world.until("gone", || world.store.get(&last).is_none()).await;
+    world.pod("next", sleeper());
+    world.until("said", || world.told().iter().any(|told| told.contains("1 in use, 1 resting after use"))).await;
 }

@@ -30,7 +30,7 @@ pub(super) fn kubelet_hooks(
     objects: Arc<RwLock<Objects>>,
     settled: watch::Receiver<u64>,
 ) -> Hooks {
-    let detaching = dataplane.clone();
+    let (detaching, dropping) = (dataplane.clone(), dataplane.clone());
     Hooks {
         attach: Arc::new(move |pod, link| {
             let (dataplane, net) = (dataplane.clone(), pod_net(&pod, &link));
@@ -39,6 +39,14 @@ pub(super) fn kubelet_hooks(
         detach: Arc::new(move |pod, _| {
             let (dataplane, workload) = (detaching.clone(), workload_of(&pod));
             Box::pin(async move { dataplane.detach(&workload).await.map_err(|error| with_causes(&error)) })
+        }),
+        dropped: Arc::new(move |link| {
+            let dataplane = dropping.clone();
+            let addresses = vec![link.v4.into(), link.v6.into(), link.alias_v4.into(), link.alias_v6.into()];
+            Box::pin(async move {
+                // What cannot be shown is not so: the addresses rest.
+                dataplane.has_dropped(addresses).await.unwrap_or(false)
+            })
         }),
         write: Arc::new(move |write| {
             let server = server.clone();

@@ -14,6 +14,35 @@ use tokio::sync::mpsc;
 
 use super::harness::{Bed, Pod, allow, deny, echoes, is_refused, is_reset, serve};
 
+#[test]
+fn an_address_is_dropped_when_no_pod_no_table_and_no_socket_knows_it() {
+    let mut bed = Bed::new();
+    let (server, client) = (bed.pod("foo", "server"), bed.pod("foo", "client"));
+    serve(&server, 9000);
+    bed.enforce(&[("foo", "p", deny("server", &["foo/other"], &[]))]);
+    let addresses = vec![client.net.v4.into(), client.net.v6.into()];
+    let dropped = |bed: &Bed| bed.runtime.block_on(bed.dataplane.has_dropped(addresses.clone())).unwrap();
+    assert!(!dropped(&bed), "it is attached");
+    bed.detach(&client);
+    assert!(!dropped(&bed), "the snapshot in force knows it");
+    bed.mesh.workloads.retain(|workload| workload.id != *client.id());
+    let next = bed.compile();
+    assert!(!dropped(&bed), "not in force yet");
+    bed.runtime.block_on(bed.dataplane.publish(next));
+    assert!(dropped(&bed));
+    // Another pod asks for a connection with it, which nothing answers: its end is gone.
+    let asking = server.net.netns.run(|| {
+        use rustix::net::{AddressFamily, SocketType, connect, socket};
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        rustix::io::ioctl_fionbio(&socket, true).unwrap();
+        assert_eq!(connect(&socket, &client.v4(9)), Err(rustix::io::Errno::INPROGRESS));
+        socket
+    });
+    assert!(!dropped(&bed), "a socket knows it");
+    drop(asking);
+    assert!(dropped(&bed));
+}
+
 /// Where the child process of a test learns what to enforce: namespaces of the parent by their handles.
 const CHILD: &str = "TIDEGATE_TEST_CHILD";
 

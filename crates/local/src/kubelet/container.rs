@@ -26,6 +26,9 @@ const BACK_OFF_MAX: Duration = Duration::from_mins(5);
 /// A container that ran this long is well again: the next wait is the first one (Kubernetes).
 const WELL_AFTER: Duration = Duration::from_mins(10);
 
+/// Why a container waits whose configuration is not there.
+const CONFIG_ERROR: &str = "CreateContainerConfigError";
+
 /// What the containers of one pod share.
 pub(super) struct Shared {
     pub(super) inner: Arc<Inner>,
@@ -64,6 +67,8 @@ pub(super) async fn run(shared: Arc<Shared>, manifest: Value, role: Role) -> boo
     let name = manifest.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut back_off = BACK_OFF_FIRST;
     for attempt in 0.. {
+        // Before the try: what comes during it is not missed.
+        let mut new = shared.inner.new.subscribe();
         let begun = tokio::time::Instant::now();
         let outcome = once(&shared, &manifest, &name, attempt).await;
         if shared.ending.is_cancelled() {
@@ -84,7 +89,7 @@ pub(super) async fn run(shared: Arc<Shared>, manifest: Value, role: Role) -> boo
         }
         // The first restart after a run comes at once, as Kubernetes has it.
         if attempt > 0 || outcome.is_none() {
-            wait_before_restart(&shared, &name, back_off, outcome.is_some()).await;
+            wait_before_restart(&shared, &name, back_off, outcome.is_some(), &mut new).await;
             back_off = (back_off * 2).min(BACK_OFF_MAX);
         }
         if shared.ending.is_cancelled() {
@@ -94,7 +99,13 @@ pub(super) async fn run(shared: Arc<Shared>, manifest: Value, role: Role) -> boo
     false
 }
 
-async fn wait_before_restart(shared: &Shared, name: &str, back_off: Duration, ran: bool) {
+async fn wait_before_restart(
+    shared: &Shared,
+    name: &str,
+    back_off: Duration,
+    ran: bool,
+    new: &mut watch::Receiver<u64>,
+) {
     if ran {
         let message =
             format!("back-off {}s restarting failed container={name} pod={}", back_off.as_secs(), shared.pod.name());
@@ -110,8 +121,14 @@ async fn wait_before_restart(shared: &Shared, name: &str, back_off: Duration, ra
             )
             .await;
     }
+    let lacks_configuration = shared
+        .views
+        .borrow()
+        .container(name)
+        .is_some_and(|view| matches!(&view.state, State::Waiting { reason, .. } if reason == CONFIG_ERROR));
     tokio::select! {
         () = tokio::time::sleep(back_off) => {} // timer: the back-off itself
+        Ok(()) = new.changed(), if lacks_configuration => {}
         () = shared.ending.cancelled() => {}
     }
 }
@@ -142,7 +159,7 @@ async fn once(shared: &Arc<Shared>, manifest: &Value, name: &str, attempt: u32) 
     let spec = match plan::container(&shared.pod, manifest, &image, &around, &shared.volumes, &log) {
         Ok(spec) => spec,
         Err(why) => {
-            shared.change(name, |view| view.state = State::waiting("CreateContainerConfigError", &why));
+            shared.change(name, |view| view.state = State::waiting(CONFIG_ERROR, &why));
             shared.tell("Warning", "Failed", &format!("Error: {why}")).await;
             return None;
         }

@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::container::{self, Shared};
 use super::view::{PodView, Role, State};
 use super::{Inner, plan, report, volumes};
+use crate::ipam;
 use crate::node::PodLink;
 
-/// Before a failed step of a pod's start is tried again.
+/// Before a failed step of a pod's start is tried again, unless something new comes before that.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long a pod may take to end if it does not say (Kubernetes).
@@ -32,15 +33,30 @@ pub(super) async fn run(inner: Arc<Inner>, mut objects: watch::Receiver<Arc<Obje
     let publisher = publish(&inner, &pod, &views);
     let life = live(&inner, &pod, &views, &ending, grace_left);
     tokio::pin!(life);
-    tokio::select! {
+    let freed = tokio::select! {
         // The life alone ends; the other two go on beside it.
-        () = &mut life => {}
-        () = async { tokio::join!(watcher, publisher); } => {}
-    }
+        freed = &mut life => freed,
+        () = async { tokio::join!(watcher, publisher); } => None,
+    };
     // The object goes last: whoever sees it gone may count on nothing of the pod being left.
     // Another pod may have its name by now.
     let write = Write::End { key: super::key(&pod), uid: pod.uid().to_owned() };
-    drop((inner.hooks.write)(write).await);
+    let ended = (inner.hooks.write)(write).await;
+    if let (Ok(last), Some(link)) = (ended, freed) {
+        prove_gone(&inner, last.revision(), link).await;
+    }
+}
+
+/// Spares the addresses of a pod their rest, if it can be shown that nothing knows them since the object is gone.
+async fn prove_gone(inner: &Inner, revision: u64, link: PodLink) {
+    let mut settled = inner.hooks.settled.clone();
+    // Longer than they rest there is nothing to be won.
+    let waited = tokio::time::timeout(ipam::REST, settled.wait_for(|&settled| settled >= revision)).await;
+    let is_settled = waited.is_ok_and(|waited| waited.is_ok());
+    if is_settled && (inner.hooks.dropped)(link.clone()).await {
+        inner.node.proven_gone(&link);
+        inner.tell_new();
+    }
 }
 
 /// Turns a deletion of the object into the end of the pod.
@@ -125,13 +141,14 @@ async fn patch(inner: &Inner, pod: &Object, status: &Value) -> Option<u64> {
     }
 }
 
+/// From nothing to nothing; the link that it had, if any.
 async fn live(
     inner: &Arc<Inner>,
     pod: &Arc<Object>,
     views: &watch::Sender<PodView>,
     ending: &CancellationToken,
     grace: watch::Receiver<Duration>,
-) {
+) -> Option<PodLink> {
     let is_virtual = |name: &str| (inner.hooks.is_virtual)(pod.value(), name);
     if let Some(why) = plan::refusal(pod, is_virtual) {
         tell(inner, pod, "Warning", "Refused", &why).await;
@@ -140,7 +157,7 @@ async fn live(
             view.failed = Some(("Refused".to_owned(), why));
         });
         ending.cancelled().await;
-        return;
+        return None;
     }
     let assigned = format!(
         "Successfully assigned {}/{} to {}",
@@ -151,7 +168,10 @@ async fn live(
     tell(inner, pod, "Normal", "Scheduled", &assigned).await;
     // Guarded once: what fails after that (a config map that is not there yet) is tried again on the same link.
     let mut guarded = None;
+    let mut told = None;
     while !ending.is_cancelled() {
+        // Before the try: what comes during it is not missed.
+        let mut new = inner.new.subscribe();
         let linked_to = match guarded.take() {
             Some(link) => Ok(link),
             None => link(inner, pod).await,
@@ -161,20 +181,26 @@ async fn live(
             Err(why) => Err(why),
         };
         if let Err(why) = tried {
-            fail_start(inner, pod, views, &why).await;
-            wait_to_try(ending).await;
+            // The same again is not worth an event: any new configuration leads here.
+            if told.as_ref() != Some(&why) {
+                fail_start(inner, pod, views, &why).await;
+                told = Some(why);
+            }
+            wait_to_try(ending, &mut new).await;
         }
     }
-    unlink(inner, pod).await;
+    let freed = unlink(inner, pod).await;
     // Volumes and logs go with the pod.
     for directory in [volume_dir(inner, pod), log_dir(inner, pod)] {
         drop(tokio::fs::remove_dir_all(directory).await);
     }
+    freed
 }
 
-async fn wait_to_try(ending: &CancellationToken) {
+async fn wait_to_try(ending: &CancellationToken, new: &mut watch::Receiver<u64>) {
     tokio::select! {
         () = tokio::time::sleep(TRY_AGAIN) => {} // timer: the wait before another try
+        Ok(()) = new.changed() => {}
         () = ending.cancelled() => {}
     }
 }
@@ -198,9 +224,10 @@ async fn link(inner: &Arc<Inner>, pod: &Arc<Object>) -> Result<PodLink, String> 
     Ok(link)
 }
 
-async fn unlink(inner: &Arc<Inner>, pod: &Arc<Object>) {
-    let Some(link) = inner.node.pod_links().into_iter().find(|link| link.uid == pod.uid()) else { return };
-    if let Err(why) = (inner.hooks.detach)(Arc::clone(pod), link).await {
+/// Takes the pod's link away; which it was, if it had one.
+async fn unlink(inner: &Arc<Inner>, pod: &Arc<Object>) -> Option<PodLink> {
+    let link = inner.node.pod_links().into_iter().find(|link| link.uid == pod.uid())?;
+    if let Err(why) = (inner.hooks.detach)(Arc::clone(pod), link.clone()).await {
         tracing::warn!(pod = pod.name(), why, "a pod's link is not let go of");
     }
     let (node, uid) = (Arc::clone(&inner.node), pod.uid().to_owned());
@@ -209,6 +236,7 @@ async fn unlink(inner: &Arc<Inner>, pod: &Arc<Object>) {
         Ok(Err(error)) => tracing::warn!(pod = pod.name(), why = with_causes(&error), "a pod's link is not removed"),
         Err(error) => tracing::warn!(pod = pod.name(), why = %error, "a pod's link is not removed"),
     }
+    Some(link)
 }
 
 /// From the link to the last process.
