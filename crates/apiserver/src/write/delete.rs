@@ -1,5 +1,6 @@
 //! Removing objects: at once, after a grace period, or when nothing holds them any more; and what hangs on them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use api::{Key, Object, Status};
@@ -60,7 +61,7 @@ pub(crate) fn delete(
     }
     let holds = options.propagation == Propagation::Foreground && has_dependents(stage, &old);
     if holds {
-        for (key, dependent) in dependents(stage, &old) {
+        for (key, dependent) in below(stage, &old) {
             remove_tree(stage, &key, &dependent, OWNER_DEPTH_MAX);
         }
     }
@@ -154,7 +155,7 @@ fn remove_tree(stage: &mut Stage<'_>, key: &Key, object: &Arc<Object>, depth: us
     if depth == 0 || stage.get(key).is_none() {
         return;
     }
-    for (key, dependent) in dependents(stage, object) {
+    for (key, dependent) in below(stage, object) {
         remove_tree(stage, &key, &dependent, depth - 1);
     }
     let holds = has_dependents(stage, object);
@@ -253,8 +254,33 @@ fn dependents(stage: &Stage<'_>, owner: &Object) -> Vec<(Key, Arc<Object>)> {
     stage.objects().all().filter(|(_, object)| hangs(object)).map(|(key, object)| (key, Arc::clone(object))).collect()
 }
 
+/// What hangs on the object and has to go before it. What the object hangs on itself, directly or around some corners, is
+/// left out: each would wait for the other for ever.
+fn below(stage: &Stage<'_>, owner: &Object) -> Vec<(Key, Arc<Object>)> {
+    let mut dependents = dependents(stage, owner);
+    if !dependents.is_empty() {
+        let above = above(stage, owner);
+        dependents.retain(|(_, dependent)| !above.contains(dependent.uid()));
+    }
+    dependents
+}
+
 fn has_dependents(stage: &Stage<'_>, owner: &Object) -> bool {
-    stage.objects().all().any(|(_, object)| object.owners().any(|one| one.uid == owner.uid()))
+    !below(stage, owner).is_empty()
+}
+
+/// The uids of an object and of all that it hangs on.
+fn above(stage: &Stage<'_>, object: &Object) -> HashSet<String> {
+    let mut found = HashSet::from([object.uid().to_owned()]);
+    let mut next: Vec<String> = object.owners().map(|owner| owner.uid.to_owned()).collect();
+    while let Some(uid) = next.pop() {
+        if !found.insert(uid.clone()) {
+            continue;
+        }
+        let owner = stage.objects().all().find(|(_, one)| one.uid() == uid);
+        next.extend(owner.into_iter().flat_map(|(_, one)| one.owners().map(|owner| owner.uid.to_owned())));
+    }
+    found
 }
 
 fn orphan(stage: &mut Stage<'_>, owner: &Object) {

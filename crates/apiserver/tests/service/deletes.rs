@@ -129,6 +129,40 @@ async fn a_foreground_deletion_waits_for_pods_to_end() {
 }
 
 #[tokio::test]
+async fn a_foreground_deletion_does_not_wait_for_what_its_object_hangs_on() {
+    let service = service();
+    let uid = |object: crate::Answer| object.text("/metadata/uid").to_owned();
+    let owned = |name: &str, uid: &str| json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid}]);
+    let adopt = async |child: &str, name: &str, uid: &str| {
+        let owners = json!({"metadata": {"ownerReferences": owned(name, uid)}});
+        assert_eq!(service.merge(&format!("{MAPS}/{child}"), owners).await.code, 200);
+    };
+    let foreground = json!({"propagationPolicy": "Foreground"});
+    let itself = uid(service.map("itself", "1").await);
+    adopt("itself", "itself", &itself).await;
+    // And around a corner.
+    let (one, other) = (uid(service.map("one", "1").await), uid(service.map("other", "1").await));
+    adopt("one", "other", &other).await;
+    adopt("other", "one", &one).await;
+    for name in ["itself", "one"] {
+        let removed = service.delete_with(&format!("{MAPS}/{name}"), foreground.clone()).await;
+        assert_eq!(removed.code, 200, "{name}");
+        assert_eq!(service.get(&format!("{MAPS}/{name}")).await.code, 404, "{name} hangs");
+    }
+    // A running pod that is its own owner ends as any other does, and is there until then.
+    pod(&service, "p", Some("n")).await;
+    let own = uid(service.get(&format!("{PODS}/p")).await);
+    let owners = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": own}]);
+    service.merge(&format!("{PODS}/p"), json!({"metadata": {"ownerReferences": owners}})).await;
+    let ending = service.delete_with(&format!("{PODS}/p"), foreground).await;
+    assert_eq!(ending.value.pointer("/metadata/finalizers"), None, "it waits for nothing but its processes");
+    assert!(!service.get(&format!("{PODS}/p")).await.text("/metadata/deletionTimestamp").is_empty());
+    let key = Key::namespaced("", "pods", "default", "p");
+    service.server.write(Write::End { key, uid: own }).await.unwrap();
+    assert_eq!(service.get(&format!("{PODS}/p")).await.code, 404);
+}
+
+#[tokio::test]
 async fn collections_go_by_selection() {
     let service = service();
     for (name, label) in [("a", "1"), ("b", "2"), ("c", "1")] {
