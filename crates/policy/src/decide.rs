@@ -331,7 +331,7 @@ impl Judge<'_> {
         }
     }
 
-    /// S-74 to S-76. Providers that cannot be asked refuse before any other is troubled.
+    /// S-74 to S-76.
     fn custom<'a, R: Recorder<'a>>(
         &self,
         custom: &'a [Custom],
@@ -339,20 +339,18 @@ impl Judge<'_> {
         so: &mut So<'a>,
         recorder: &mut R,
     ) -> Option<(Reason, Option<&'a RuleAt>)> {
-        for reach in [Reach::Bad, Reach::Asked] {
-            for one in custom.iter().filter(|one| one.reach == reach) {
-                let found = recorder.find(StageName::Custom, &one.stage, view);
-                so.pending = so.pending.or_else(|| found.possible.filter(|_| found.certain.is_none()));
-                let Some(at) = found.certain else { continue };
-                if reach == Reach::Bad {
-                    return Some((Reason::CustomBadProvider, Some(at)));
-                }
-                so.consulted = true;
-                match self.answer(&one.provider) {
-                    Some(Answer::Allow) => {}
-                    Some(Answer::Deny) => return Some((Reason::CustomDenied, Some(at))),
-                    None => so.pending = so.pending.or(Some(at)),
-                }
+        for one in custom.iter().filter(|one| one.reach != Reach::Ignored) {
+            let found = recorder.find(StageName::Custom, &one.stage, view);
+            so.pending = so.pending.or_else(|| found.possible.filter(|_| found.certain.is_none()));
+            let Some(at) = found.certain else { continue };
+            if one.reach == Reach::Bad {
+                return Some((Reason::CustomBadProvider, Some(at)));
+            }
+            so.consulted = true;
+            match self.answer(&one.provider) {
+                Some(Answer::Allow) => {}
+                Some(Answer::Deny) => return Some((Reason::CustomDenied, Some(at))),
+                None => so.pending = so.pending.or(Some(at)),
             }
         }
         None

@@ -3,7 +3,7 @@
 pub(crate) mod index;
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::index::Index;
@@ -51,22 +51,23 @@ pub(crate) struct Ruleset {
     pub(crate) trial_allow: Stage,
 }
 
-/// The CUSTOM policies of one provider (S-74).
+/// The CUSTOM policies of one provider (S-74), or of all that cannot be asked.
 #[derive(Debug)]
 pub(crate) struct Custom {
+    /// Empty for those that cannot be asked.
     pub(crate) provider: Arc<str>,
     pub(crate) reach: Reach,
     pub(crate) stage: Stage,
 }
 
-/// Can the provider be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Can the provider be asked. In the order in which they are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reach {
+    /// Unknown, or one of several without the switch (S-75).
+    Bad,
     Asked,
     /// Of the HTTP kind (S-74).
     Ignored,
-    /// Unknown, or one of several without the switch (S-75).
-    Bad,
 }
 
 /// The rules of all policies of one action.
@@ -130,22 +131,30 @@ impl Ruleset {
 }
 
 fn custom(policies: &[Arc<CompiledPolicy>], settings: &Settings) -> Vec<Custom> {
-    let mut by_provider: BTreeMap<&str, Vec<&Arc<CompiledPolicy>>> = BTreeMap::new();
-    for policy in policies.iter().filter(|policy| policy.spec.action == Action::Custom && !policy.spec.trial) {
-        by_provider.entry(policy.spec.provider.as_deref().unwrap_or_default()).or_default().push(policy);
-    }
-    let too_many = by_provider.len() > 1 && !settings.multiple_custom_providers;
+    let enforced = || policies.iter().filter(|one| one.spec.action == Action::Custom && !one.spec.trial);
+    let provider = |policy: &Arc<CompiledPolicy>| policy.spec.provider.clone().unwrap_or_default();
+    let providers: BTreeSet<String> = enforced().map(provider).collect();
+    let too_many = providers.len() > 1 && !settings.multiple_custom_providers;
     let reach = |provider: &str| match settings.providers.get(provider) {
         _ if too_many => Reach::Bad,
         None => Reach::Bad,
         Some(ProviderKind::Grpc) => Reach::Asked,
         Some(ProviderKind::Http) => Reach::Ignored,
     };
+    // Those that cannot be asked are one stage, of which the first rule by its key is reported (S-34), and refuse before any
+    // other is troubled.
+    let mut by_provider: BTreeMap<(Reach, String), Vec<&Arc<CompiledPolicy>>> = BTreeMap::new();
+    for policy in enforced() {
+        let provider = provider(policy);
+        let reach = reach(&provider);
+        let name = if reach == Reach::Bad { String::new() } else { provider };
+        by_provider.entry((reach, name)).or_default().push(policy);
+    }
     by_provider
         .into_iter()
-        .map(|(provider, policies)| Custom {
+        .map(|((reach, provider), policies)| Custom {
             provider: Arc::from(provider),
-            reach: reach(provider),
+            reach,
             stage: Stage::new(policies.into_iter()),
         })
         .collect()

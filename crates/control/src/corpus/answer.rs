@@ -98,8 +98,9 @@ fn put(object: &mut Value, name: &str, value: impl Into<Value>) {
     }
 }
 
-/// A mesh of one workload with these objects, and which of them admission refuses. They are compiled all the same: a case that
-/// does not mean it fails by it, and the answers of one that does are those of the engine.
+/// A mesh of one workload with these objects as they are once all are applied (the last of a name counts), and which of them
+/// admission refuses. They are compiled all the same: a case that does not mean it fails by it, and the answers of one that does
+/// are those of the engine.
 fn mesh(settings: &Settings, workload: &Workload, objects: &[Value]) -> (Mesh, Vec<String>) {
     let mut mesh = Mesh { settings: settings.clone(), workloads: vec![workload.clone()], ..Mesh::default() };
     let mut refused = Vec::new();
@@ -107,12 +108,18 @@ fn mesh(settings: &Settings, workload: &Workload, objects: &[Value]) -> (Mesh, V
         let findings = match object.get("kind").and_then(Value::as_str) {
             Some("AuthorizationPolicy") => {
                 let parsed = parse::authorization_policy(object, settings);
-                mesh.policies.extend(parsed.value.map(Arc::new));
+                if let Some(policy) = parsed.value {
+                    mesh.policies.retain(|other| other.id != policy.id);
+                    mesh.policies.push(Arc::new(policy));
+                }
                 parsed.findings
             }
             Some("PeerAuthentication") => {
                 let parsed = parse::peer_authentication(object, settings);
-                mesh.peer_authentications.extend(parsed.value.map(Arc::new));
+                if let Some(peer) = parsed.value {
+                    mesh.peer_authentications.retain(|other| other.id != peer.id);
+                    mesh.peer_authentications.push(Arc::new(peer));
+                }
                 parsed.findings
             }
             _ => findings(object, settings),

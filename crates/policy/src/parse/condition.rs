@@ -46,9 +46,14 @@ fn prefixed(key: &str) -> Result<Attribute, (Code, String)> {
     }
 }
 
-/// The attribute that an engine sees in a key, whether or not admission would take it.
+/// The attribute that an engine sees in a key, whether or not admission would take it. A key that only lacks its bracketed part
+/// is known and says nothing about TCP: as with what only HTTP has, an ALLOW rule is void and a DENY rule loses the condition (P1).
 pub(super) fn engine_attribute(key: &str) -> Attribute {
-    attribute(key).unwrap_or(Attribute::Unknown)
+    match attribute(key) {
+        Ok(attribute) => attribute,
+        Err((Code::BadKeyFormat, _)) => Attribute::Http,
+        Err(_) => Attribute::Unknown, // S-47
+    }
 }
 
 /// Is it `a[b]` with both parts there.
@@ -62,7 +67,7 @@ fn replaced(key: &str, by: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::attribute;
+    use super::{attribute, engine_attribute};
     use crate::finding::Code;
     use crate::spec::Attribute;
 
@@ -87,6 +92,21 @@ mod tests {
             ("destination.user", Err(Code::DeprecatedAttribute)),
         ] {
             assert_eq!(attribute(key).map_err(|(code, _)| code), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn keys_that_bypassed_admission() {
+        for (key, expected) in [
+            ("request.headers", Attribute::Http),
+            ("request.auth.claims", Attribute::Http),
+            ("experimental.envoy.filters.a", Attribute::Http),
+            ("source.port", Attribute::Unknown),
+            ("destination.labels", Attribute::Unknown),
+            ("destination.labels[app]", Attribute::Unknown),
+            ("destination.namespace", Attribute::Unknown),
+        ] {
+            assert_eq!(engine_attribute(key), expected, "{key}");
         }
     }
 }

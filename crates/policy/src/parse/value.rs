@@ -12,6 +12,7 @@ use crate::spec::{Attribute, Value, Values};
 /// S-6: a list of service accounts has at most 16 items of at most 320 characters.
 const SERVICE_ACCOUNTS_MAX: usize = 16;
 const SERVICE_ACCOUNT_LENGTH_MAX: usize = 320;
+const EMPTY: &str = "an empty string is not a value; remove it";
 
 /// What beyond its type is checked of a value list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,19 +31,14 @@ pub(super) fn values(
     place: Place,
     path: &FieldPath,
 ) -> Option<Values> {
-    if attribute == Attribute::ServiceAccount && place == Place::Field && list.len() > SERVICE_ACCOUNTS_MAX {
-        let message = format!(
-            "{} service accounts, at most {SERVICE_ACCOUNTS_MAX} are allowed; split the source in two",
-            list.len()
-        );
-        reader.find(Code::SaTooMany, path, message);
-    }
     let has_empty = list.iter().any(|item| item.as_str() == Some(""));
-    if has_empty {
-        reader.find(Code::EmptyValue, path, "an empty string is not a value; remove it"); // S-12
-    }
     // A condition with an empty value is not looked at further, as in Istio.
     let check = !(has_empty && place == Place::Condition);
+    if attribute == Attribute::ServiceAccount && check {
+        service_accounts(reader, list, path);
+    } else if has_empty {
+        reader.find(Code::EmptyValue, path, EMPTY); // S-12
+    }
     let read = |(index, item): (usize, &Json)| {
         let path = path.index(index);
         match reader.text(item, &path) {
@@ -85,12 +81,6 @@ fn value(reader: &mut Reader, text: &str, attribute: Attribute, place: Place, ch
             };
             Value::Block(block, kept)
         }
-        Attribute::ServiceAccount => {
-            if check {
-                service_account(reader, text, path);
-            }
-            Value::Text(kept)
-        }
         Attribute::TrustDomain => {
             if check {
                 trust_domain(reader, text, place, path);
@@ -99,6 +89,7 @@ fn value(reader: &mut Reader, text: &str, attribute: Attribute, place: Place, ch
         }
         Attribute::Principal
         | Attribute::Namespace
+        | Attribute::ServiceAccount
         | Attribute::ServerName
         | Attribute::Metadata
         | Attribute::Http
@@ -106,24 +97,39 @@ fn value(reader: &mut Reader, text: &str, attribute: Attribute, place: Place, ch
     }
 }
 
-/// S-15, S-6.
-fn service_account(reader: &mut Reader, text: &str, path: &FieldPath) {
-    if text.contains('*') {
-        reader.find(
-            Code::SaWildcard,
-            path,
-            format!("`{text}`: service accounts have no wildcards; use `principals` for patterns"),
+/// S-6, S-12, S-15. As Istio, a list is told its first fault and no other.
+fn service_accounts(reader: &mut Reader, list: &[Json], path: &FieldPath) {
+    if list.len() > SERVICE_ACCOUNTS_MAX {
+        let message = format!(
+            "{} service accounts, at most {SERVICE_ACCOUNTS_MAX} are allowed; split the source in two",
+            list.len()
         );
+        return reader.find(Code::SaTooMany, path, message);
+    }
+    let mut items = list.iter().enumerate();
+    let fault = items.find_map(|(index, item)| Some((index, account_fault(item.as_str()?)?)));
+    if let Some((index, (code, message))) = fault {
+        reader.find(code, &path.index(index), message);
+    }
+}
+
+fn account_fault(text: &str) -> Option<(Code, String)> {
+    if text.is_empty() {
+        return Some((Code::EmptyValue, EMPTY.to_owned()));
+    }
+    if text.contains('*') {
+        let message = format!("`{text}`: service accounts have no wildcards; use `principals` for patterns");
+        return Some((Code::SaWildcard, message));
     }
     let parts: Vec<&str> = text.split('/').collect();
-    // An empty string has its own finding.
-    let well_formed = text.is_empty() || (parts.len() <= 2 && parts.iter().all(|part| !part.is_empty()));
-    if !well_formed || text.chars().count() > SERVICE_ACCOUNT_LENGTH_MAX {
-        let message = format!(
-            "`{text}` is not a service account; write `name` or `namespace/name`, at most {SERVICE_ACCOUNT_LENGTH_MAX} characters"
-        );
-        reader.find(Code::SaFormat, path, message);
+    let well_formed = parts.len() <= 2 && parts.iter().all(|part| !part.is_empty());
+    if well_formed && text.chars().count() <= SERVICE_ACCOUNT_LENGTH_MAX {
+        return None;
     }
+    let message = format!(
+        "`{text}` is not a service account; write `name` or `namespace/name`, at most {SERVICE_ACCOUNT_LENGTH_MAX} characters"
+    );
+    Some((Code::SaFormat, message))
 }
 
 /// S-16.

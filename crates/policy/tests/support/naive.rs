@@ -172,17 +172,15 @@ impl Scene<'_> {
         let providers: BTreeSet<String> = policies.iter().map(|one| provider(one)).collect();
         let several = providers.len() > 1 && !self.settings.multiple_custom_providers;
         let bad = |name: &String| several || !self.settings.providers.contains_key(name);
-        let rules = |name: &String| {
-            self.first(&policies.iter().copied().filter(|one| provider(one) == *name).collect::<Vec<_>>())
+        let of = |wanted: &dyn Fn(&String) -> bool| -> Vec<&Value> {
+            policies.iter().copied().filter(|one| wanted(&provider(one))).collect()
         };
-        for name in providers.iter().filter(|name| bad(name)) {
-            if let Some(rule) = rules(name) {
-                return Some(("custom-bad-provider".to_owned(), rule));
-            }
+        if let Some(rule) = self.first(&of(&bad)) {
+            return Some(("custom-bad-provider".to_owned(), rule));
         }
         let mut unanswered = None;
         for name in providers.iter().filter(|name| !bad(name) && name.as_str() == "grpc") {
-            let Some(rule) = rules(name) else { continue };
+            let Some(rule) = self.first(&of(&|one| one == name)) else { continue };
             *consulted = true;
             match self.connection.answers.iter().find(|(provider, _)| provider == name) {
                 Some((_, Answer::Allow)) => {}
