@@ -17,6 +17,8 @@ mod mesh;
 mod print;
 mod samples;
 mod settings;
+#[expect(dead_code, reason = "the verbs that ask about manifests are on their way")]
+mod sources;
 mod status;
 mod tap;
 mod up;

@@ -12,8 +12,10 @@ mod sidecar;
 #[cfg(test)]
 mod tests;
 
+use api::{Object, Objects};
 use serde_json::Value;
 
+pub(crate) use manifest::{HasPods, WORKLOADS};
 pub use manifest::{Injection, inject_manifest};
 pub use pod::inject_pod;
 pub use rules::{Wish, wish};
@@ -30,6 +32,8 @@ pub const STATUS_ANNOTATION: &str = "sidecar.istio.io/status";
 pub const INJECT: &str = "sidecar.istio.io/inject";
 /// The label by which a namespace switches injection on or off.
 pub const NAMESPACE_LABEL: &str = "istio-injection";
+/// The label by which a namespace or a pod says how the ambient mesh takes it in.
+const DATAPLANE_LABEL: &str = "istio.io/dataplane-mode";
 /// The label by which a namespace or a pod chooses a revision.
 pub const REVISION_LABEL: &str = "istio.io/rev";
 /// The revision that is meant when none is named.
@@ -169,6 +173,20 @@ pub fn is_injected(pod: &Value) -> bool {
         }
     }
     proxy && foreign_container(pod).is_none()
+}
+
+/// Whether a pod of a manifest, which no cluster has injected yet, is meant to be in the mesh: unless its namespace or the pod
+/// itself says no. Who asks about manifests asks about a mesh, and few manifests say what the namespace they go to will say.
+pub fn is_meant(pod: &Object, objects: &Objects) -> bool {
+    let namespace = pod.namespace().unwrap_or_default();
+    let of_namespace = objects.find("", "namespaces", None, namespace);
+    let labels = of_namespace.map_or(&Value::Null, |object| object.at("/metadata/labels"));
+    let ambient = |labels: &Value| labels.get(DATAPLANE_LABEL).and_then(Value::as_str).map(|mode| mode != "none");
+    let outside = pod.at("/spec/hostNetwork").as_bool() == Some(true)
+        || ambient(pod.at("/metadata/labels")).or_else(|| ambient(labels)) == Some(false)
+        || labels.get(NAMESPACE_LABEL).and_then(Value::as_str).is_some_and(|word| word != "enabled")
+        || matches!(wish(namespace, labels, pod.value()), Wish::Leave(Skip::Refused | Skip::SystemNamespace));
+    !outside
 }
 
 /// Whether a container of an injected pod is one of the two that stand for the data plane and are never run locally.

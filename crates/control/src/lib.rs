@@ -5,6 +5,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub mod admission;
+pub mod bundle;
 pub mod corpus;
 pub mod finding;
 pub mod inject;

@@ -31,9 +31,21 @@ const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 /// through a service another source address, which must carry the same identity.
 pub type Aliases = Arc<dyn Fn(IpAddr) -> Vec<IpAddr> + Send + Sync>;
 
+/// Which objects are workloads, and which of these are in the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// Pods that run: only an address makes a workload, only an injected pod is a member.
+    #[default]
+    Running,
+    /// Manifests: a pod that no cluster has seen yet is a workload without an address, and a member unless something that is
+    /// written keeps it out ([`inject::is_meant`]).
+    Written,
+}
+
 /// Translates, and remembers what it has parsed.
 pub struct Translator {
     aliases: Aliases,
+    reading: Reading,
     config: MeshConfig,
     authorizations: BTreeMap<Key, Cached<AuthorizationPolicy>>,
     authentications: BTreeMap<Key, Cached<PeerAuthentication>>,
@@ -69,6 +81,7 @@ impl Translator {
     pub fn new(aliases: Aliases) -> Self {
         Self {
             aliases,
+            reading: Reading::Running,
             config: MeshConfig::default(),
             authorizations: BTreeMap::new(),
             authentications: BTreeMap::new(),
@@ -76,9 +89,18 @@ impl Translator {
         }
     }
 
+    /// One for manifests.
+    pub fn of_manifests() -> Self {
+        Self { reading: Reading::Written, ..Self::default() }
+    }
+
     /// The mesh that these objects describe.
     pub fn mesh(&mut self, objects: &Objects) -> Mesh {
-        let config = mesh_config::of(objects);
+        self.mesh_with(mesh_config::of(objects), objects)
+    }
+
+    /// The mesh that these objects describe, under settings from elsewhere.
+    pub fn mesh_with(&mut self, config: MeshConfig, objects: &Objects) -> Mesh {
         if config.settings != self.config.settings {
             // What a document means depends on the settings.
             self.authorizations.clear();
@@ -128,9 +150,16 @@ impl Translator {
         &self.shared_addresses
     }
 
+    fn workload(&self, pod: &Object, objects: &Objects) -> Option<Workload> {
+        match self.reading {
+            Reading::Running => workload(pod, &self.aliases),
+            Reading::Written => written(pod, objects),
+        }
+    }
+
     fn workloads(&mut self, objects: &Objects) -> Vec<Workload> {
         let mut workloads: Vec<Workload> =
-            objects.list("", "pods").filter_map(|pod| workload(pod, &self.aliases)).collect();
+            objects.list("", "pods").filter_map(|pod| self.workload(pod, objects)).collect();
         let mut seen = BTreeSet::new();
         self.shared_addresses = workloads
             .iter()
@@ -162,13 +191,27 @@ pub fn workload(pod: &Object, aliases: &Aliases) -> Option<Workload> {
             all.push(alias);
         }
     }
-    Some(Workload {
+    Some(member(pod, all, inject::is_injected(pod.value())))
+}
+
+/// The workload that a pod of a manifest is; one without an address where no cluster has given it one.
+fn written(pod: &Object, objects: &Objects) -> Option<Workload> {
+    if matches!(pod.str_at("/status/phase"), "Failed" | "Succeeded") {
+        return None;
+    }
+    // What a cluster has stored it has also injected, if it was to be.
+    let in_mesh = inject::is_injected(pod.value()) || pod.uid().is_empty() && inject::is_meant(pod, objects);
+    Some(member(pod, addresses(pod), in_mesh))
+}
+
+fn member(pod: &Object, addresses: Vec<IpAddr>, in_mesh: bool) -> Workload {
+    Workload {
         id: WorkloadId::new(pod.namespace().unwrap_or_default(), pod.name()),
         labels: labels(pod.at("/metadata/labels")),
         service_account: service_account(pod).to_owned(),
-        addresses: all,
-        in_mesh: inject::is_injected(pod.value()),
-    })
+        addresses,
+        in_mesh,
+    }
 }
 
 /// The service account a pod runs as.
@@ -217,7 +260,8 @@ fn refresh<T: PartialEq>(
         let (uid, revision) = (object.uid(), object.revision());
         let known = before.remove(&key);
         let cached = match known {
-            Some(known) if known.uid == uid && known.revision == revision => known,
+            // Manifests have neither, which says nothing.
+            Some(known) if !uid.is_empty() && known.uid == uid && known.revision == revision => known,
             known => {
                 let parsed = parse(object.value());
                 let earlier = known.and_then(|known| known.value);

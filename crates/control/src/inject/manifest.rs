@@ -18,7 +18,10 @@ pub struct Injection {
 }
 
 /// A kind that makes pods: its API group, kind, plural, and where in it the pod is.
-const WORKLOADS: [(&str, &str, &str, &str); 8] = [
+pub(crate) type HasPods = (&'static str, &'static str, &'static str, &'static str);
+
+/// Every kind that makes pods.
+pub(crate) const WORKLOADS: [HasPods; 8] = [
     ("", "Pod", "pods", ""),
     ("", "ReplicationController", "replicationcontrollers", "/spec/template"),
     ("apps", "Deployment", "deployments", "/spec/template"),

@@ -1,0 +1,77 @@
+//! The objects of a running mesh as texts: YAML, so that they are shown and edited like files.
+
+use anyhow::Context;
+use control::bundle::Text;
+use http_body_util::BodyExt;
+use serde_json::Value;
+
+use super::ReadArguments;
+use crate::client;
+use crate::exit::{Exit, ExitWith, Failure};
+use crate::settings::Place;
+
+/// What an answer can depend on: path of the list, and the name it is shown under.
+const LISTS: [(&str, &str); 9] = [
+    ("/api/v1/namespaces", "namespaces"),
+    ("/api/v1/namespaces/istio-system/configmaps", "configmaps"),
+    ("/api/v1/serviceaccounts", "serviceaccounts"),
+    ("/api/v1/services", "services"),
+    ("/api/v1/pods", "pods"),
+    ("/apis/apps/v1/replicasets", "replicasets"),
+    ("/apis/apps/v1/deployments", "deployments"),
+    ("/apis/security.istio.io/v1/authorizationpolicies", "authorizationpolicies"),
+    ("/apis/security.istio.io/v1/peerauthentications", "peerauthentications"),
+];
+/// Bytes of YAML after which a new text is begun, well below the longest that is read.
+const TEXT_BYTES: usize = 4 * 1024 * 1024;
+
+pub(super) fn texts(how: &ReadArguments) -> Result<Vec<Text>, Failure> {
+    if how.kubeconfig.is_some() {
+        return Err(Failure::says(
+            Exit::Usage,
+            "--kubeconfig is not built yet; pipe: kubectl get .. -o yaml | tidegate .. -",
+        ));
+    }
+    let place = Place::resolve(&how.place)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut texts = Vec::new();
+        for (path, name) in LISTS {
+            let response = client::get(&place, path).await.exit_with(Exit::Unreachable)?;
+            let body = response.into_body().collect().await.with_context(|| format!("reading `{path}`"));
+            let list: Value = serde_json::from_slice(&body.exit_with(Exit::Unreachable)?.to_bytes())
+                .with_context(|| format!("reading `{path}`"))
+                .exit_with(Exit::Failure)?;
+            add(&list, name, &mut texts);
+        }
+        Ok(texts)
+    })
+}
+
+/// The items of a list, a document each.
+fn add(list: &Value, name: &str, texts: &mut Vec<Text>) {
+    let word = |field: &str| list.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (api_version, kind) = (word("apiVersion"), word("kind").trim_end_matches("List"));
+    let mut text = String::new();
+    let mut parts = 0;
+    for item in list.get("items").and_then(Value::as_array).into_iter().flatten() {
+        let mut item = item.clone();
+        if let Some(fields) = item.as_object_mut() {
+            // Items of lists do not repeat what the list says.
+            fields.shift_insert(0, "apiVersion".to_owned(), Value::from(api_version));
+            fields.shift_insert(1, "kind".to_owned(), Value::from(kind));
+        }
+        if let Some(metadata) = item.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.shift_remove("managedFields");
+        }
+        text.push_str("---\n");
+        text.push_str(&api::yaml::print(&item));
+        if text.len() > TEXT_BYTES {
+            parts += 1;
+            texts.push(Text { name: format!("live/{name}-{parts}"), bytes: std::mem::take(&mut text).into_bytes() });
+        }
+    }
+    if !text.is_empty() {
+        texts.push(Text { name: format!("live/{name}"), bytes: text.into_bytes() });
+    }
+}

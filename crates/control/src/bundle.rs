@@ -1,0 +1,219 @@
+//! The one way in for texts: files and the live mesh alike become documents with places, then objects, then a mesh.
+//!
+//! What cannot be read is a [`Problem`] with its place, and the rest goes on. Templates (Deployments and the like) stand for their
+//! pods: each becomes a pod that has its name. Nothing is judged here: a policy that admission would refuse is an object like any.
+
+mod read;
+mod templates;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use api::yaml::{Document, Node, Span};
+use api::{Key, Object, Objects};
+use policy::{Mesh, Profile};
+
+use crate::mesh_config::{self, MeshConfig};
+use crate::translate::Translator;
+
+/// The namespace of objects that name none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// Bytes to read, and the name they are shown under.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Text {
+    /// A path, `-`, `rev:path`.
+    pub name: String,
+    /// What was read.
+    pub bytes: Vec<u8>,
+}
+
+/// A text that was read.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// The name it is shown under.
+    pub name: String,
+    /// The text; where bytes are no UTF-8, with marks in their place.
+    pub text: String,
+    /// Its documents, of whatever kind.
+    pub documents: Vec<Document>,
+}
+
+/// A place in a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which text, counted from 0.
+    pub text: usize,
+    /// Where in it.
+    pub span: Span,
+}
+
+/// What is wrong with a text or with something in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The kind of it.
+    pub fault: Fault,
+    /// Where.
+    pub place: Place,
+    /// The other place, where two do not go together.
+    pub other: Option<Place>,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+/// The kinds of problems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// The bytes are not text.
+    NotText,
+    /// The document is not YAML, or more of it than is read.
+    Syntax,
+    /// A key stands twice in a mapping.
+    DuplicateKey,
+    /// A value is none that JSON can hold.
+    Value,
+    /// The document says that it is an object and lacks what every object has.
+    Incomplete,
+    /// A known kind in a version that nobody serves.
+    Version,
+    /// Two objects have one name; the last one counts.
+    DuplicateObject,
+    /// The document is no object at all: settings of another program, perhaps.
+    NotAnObject,
+}
+
+impl Fault {
+    /// Whether something could not be read because of it: bad input. Otherwise it is only told.
+    pub fn is_bad(self) -> bool {
+        match self {
+            Self::NotText | Self::Syntax | Self::Incomplete | Self::Version => true,
+            Self::DuplicateKey | Self::Value | Self::DuplicateObject | Self::NotAnObject => false,
+        }
+    }
+}
+
+/// Everything that a set of texts holds.
+#[derive(Clone, Debug, Default)]
+pub struct Bundle {
+    texts: Vec<Read>,
+    objects: Objects,
+    origins: BTreeMap<Key, Origin>,
+    problems: Vec<Problem>,
+}
+
+/// Where an object stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Which text, counted from 0.
+    pub text: usize,
+    /// Which document of it.
+    pub document: usize,
+    /// The path of the object in the document: empty, `items[3]` in a list, `spec.template` for the pod of a template.
+    pub prefix: String,
+}
+
+/// A mesh with what its reading said.
+#[derive(Debug)]
+pub struct Translated {
+    /// The ground state.
+    pub mesh: Mesh,
+    /// The settings, and what is wrong with them.
+    pub config: MeshConfig,
+    /// Holds what was found in each policy ([`Translator::findings`]).
+    pub translator: Translator,
+}
+
+/// Reads texts. Objects of kinds with namespaces that name none are in `namespace`.
+pub fn read(texts: Vec<Text>, namespace: &str) -> Bundle {
+    let mut bundle = Bundle::default();
+    for text in texts {
+        read::text(text, namespace, &mut bundle);
+    }
+    templates::expand(&mut bundle);
+    bundle
+}
+
+impl Bundle {
+    /// The texts in their order.
+    pub fn texts(&self) -> &[Read] {
+        &self.texts
+    }
+
+    /// The objects of known kinds, with a pod for each template that has none.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// What is wrong, in the order of the texts.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// Where an object stands.
+    pub fn origin(&self, key: &Key) -> Option<&Origin> {
+        self.origins.get(key)
+    }
+
+    /// The document in which an object stands.
+    pub fn document(&self, key: &Key) -> Option<&Document> {
+        let origin = self.origin(key)?;
+        self.texts.get(origin.text)?.documents.get(origin.document)
+    }
+
+    /// The place of a field of an object, such as `spec.rules[0].to`; of the key where the field has one. If the field is not
+    /// there, the place of the deepest part of the path that is.
+    pub fn place(&self, key: &Key, path: &str) -> Option<Place> {
+        let (text, name, node) = self.locate(key, path)?;
+        Some(Place { text, span: name.unwrap_or(&node.span).clone() })
+    }
+
+    /// The place of a value of an object, none if it is not there.
+    pub fn value_place(&self, key: &Key, path: &str) -> Option<Place> {
+        let origin = self.origin(key)?;
+        let node = self.document(key)?.node(&origin.path(path))?;
+        Some(Place { text: origin.text, span: node.span.clone() })
+    }
+
+    /// Which text, and key and value at the deepest part of a path that exists.
+    pub fn locate(&self, key: &Key, path: &str) -> Option<(usize, Option<&Span>, &Node)> {
+        let origin = self.origin(key)?;
+        let (name, node) = self.document(key)?.locate(&origin.path(path))?;
+        Some((origin.text, name, node))
+    }
+
+    /// The mesh of these objects. A profile, and settings from elsewhere, take the place of what ConfigMap `istio` says.
+    pub fn translate(&self, profile: Option<Profile>, settings: Option<&MeshConfig>) -> Translated {
+        let mut config = settings.cloned().unwrap_or_else(|| mesh_config::of(&self.objects));
+        config.settings.profile = profile.unwrap_or(config.settings.profile);
+        let mut translator = Translator::of_manifests();
+        let mut mesh = translator.mesh_with(config.clone(), &self.objects);
+        // A manifest that goes to a namespace presupposes it.
+        mesh.namespaces.extend(self.objects.all().filter_map(|(key, _)| key.namespace));
+        Translated { mesh, config, translator }
+    }
+
+    /// Only the mesh.
+    pub fn mesh(&self, profile: Option<Profile>, settings: Option<&MeshConfig>) -> Mesh {
+        self.translate(profile, settings).mesh
+    }
+
+    fn put(&mut self, key: Key, object: Object, origin: Origin) {
+        let revision = self.objects.revision();
+        let change = api::events::Change::Put { old: None, new: std::sync::Arc::new(object) };
+        self.objects.apply(&api::Event { revision, key: key.clone(), change });
+        self.origins.insert(key, origin);
+    }
+}
+
+impl Origin {
+    /// The path in the document of a path in the object.
+    pub fn path(&self, path: &str) -> String {
+        match (self.prefix.as_str(), path) {
+            ("", path) => path.to_owned(),
+            (prefix, "") => prefix.to_owned(),
+            (prefix, path) if path.starts_with('[') => format!("{prefix}{path}"),
+            (prefix, path) => format!("{prefix}.{path}"),
+        }
+    }
+}
