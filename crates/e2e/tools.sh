@@ -15,6 +15,9 @@ need() { # need COMMAND PACKAGE
 need ip iproute2
 need ss iproute2
 need python3 python3
+# Shells whose completion scripts are tried.
+need zsh zsh
+need fish fish
 python3 -m pip --version >/dev/null 2>&1 || need pip3 python3-pip
 
 # kubectl 1.20.2: Debian's package, unpacked, not installed.

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::completion::{CompleteArguments, CompletionArguments};
+use crate::man::ManArguments;
+
 /// L4 authorization for TCP, from Istio's AuthorizationPolicy: know what a policy does, and that it does it.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, propagate_version = true, arg_required_else_help = true)]
@@ -17,32 +20,53 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Start the mesh of this machine and stay in the foreground (Ctrl-C ends it)
+    #[command(after_help = "Examples:\n  tidegate up\n  tidegate up --detach && eval \"$(tidegate env)\"")]
     Up(UpArguments),
     /// End the mesh and remove everything it made on this machine; its objects are kept for the next `up`
+    #[command(after_help = "Example:\n  tidegate down")]
     Down(DownArguments),
     /// Say whether the mesh runs, what it holds and what it enforces
+    #[command(after_help = "Example:\n  tidegate status -o json")]
     Status(StatusArguments),
     /// Print a kubeconfig for the mesh
+    #[command(
+        after_help = "Example:\n  tidegate kubeconfig > kubeconfig && kubectl --kubeconfig kubeconfig get pods -A"
+    )]
     Kubeconfig(ContextArguments),
     /// Print shell exports: KUBECONFIG, and a PATH with the `istioctl` link
     #[command(after_help = "Example:\n  eval \"$(tidegate env -n foo)\"")]
     Env(ContextArguments),
     /// Probe every kernel facility that a mesh needs; one line each, with a fix
+    #[command(after_help = "Example:\n  tidegate check")]
     Check(CheckArguments),
     /// Write the sample manifests of the walkthroughs to DIR/samples
     #[command(after_help = "Example:\n  tidegate samples . && kubectl apply -f samples/sleep/sleep.yaml")]
     Samples(SamplesArguments),
     /// Join the workloads of a manifest to the mesh: manifests in, manifests out, offline
-    #[command(visible_alias = "kube-inject")]
+    #[command(
+        visible_alias = "kube-inject",
+        after_help = "Example:\n  tidegate inject -f samples/sleep/sleep.yaml | kubectl apply -n foo -f -"
+    )]
     Inject(InjectArguments),
     /// Print decisions as they are made
+    #[command(after_help = "Examples:\n  tidegate tap -n foo\n  tidegate tap --workload tcp-echo --port 9000 -o json")]
     Tap(TapArguments),
     /// Play the Istio task (or ASM's) on a throw-away mesh, step by step, and end
+    #[command(after_help = "Example:\n  tidegate demo --asm")]
     Demo(DemoArguments),
     /// Judge the engine by a corpus of cases, offline; the last line is `N passed, N failed`
     #[command(after_help = "Example:\n  tidegate conformance crates/control/tests/conformance\n\n\
                             Exit: 0 all passed, 79 some failed, 65 a file could not be read (the others are judged)")]
     Conformance(ConformanceArguments),
+    /// Print the script that lets a shell complete this command
+    #[command(after_help = "Examples:\n  source <(tidegate completion bash)\n  tidegate completion fish | source")]
+    Completion(CompletionArguments),
+    /// Write the manual pages to a directory
+    #[command(after_help = "Example:\n  tidegate man ~/.local/share/man/man1")]
+    Man(ManArguments),
+    /// Called by the scripts of `completion`
+    #[command(name = "__complete", hide = true)]
+    Complete(CompleteArguments),
 }
 
 /// Where a mesh keeps what must last.
@@ -187,4 +211,45 @@ pub(crate) enum Format {
     Table,
     /// One JSON value; streams are one JSON value a line
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::{Arguments, Parser};
+
+    /// The words of a command line as a shell would cut it, up to whatever the shell itself acts on.
+    fn words(line: &str) -> Vec<String> {
+        let command = line.split(['|', '>', ')', ';', '&']).next().unwrap();
+        let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+        for letter in command.chars() {
+            match (letter, quote) {
+                ('"' | '\'', None) => quote = Some(letter),
+                (_, Some(open)) if letter == open => quote = None,
+                (' ', None) => words.extend(Some(std::mem::take(&mut word)).filter(|word| !word.is_empty())),
+                _ => word.push(letter),
+            }
+        }
+        words.extend(Some(word).filter(|word| !word.is_empty()));
+        words
+    }
+
+    #[test]
+    fn every_verb_shows_examples_that_are_legal() {
+        for verb in Arguments::command().get_subcommands_mut().filter(|verb| !verb.is_hide_set()) {
+            let name = verb.get_name().to_owned();
+            let help = verb.render_long_help().to_string();
+            let examples = help.split_once("Example").unwrap_or_else(|| panic!("`{name} --help` has no Example")).1;
+            let mut found = 0;
+            for line in examples.lines().skip(1).take_while(|line| line.starts_with("  ")) {
+                let Some(at) = line.find("tidegate ") else { continue };
+                let line = line.split_at(at).1;
+                let parsed = Arguments::try_parse_from(words(line));
+                assert!(parsed.is_ok(), "the example `{line}` of `{name}` does not parse: {}", parsed.unwrap_err());
+                found += usize::from(line.starts_with(&format!("tidegate {name}")));
+            }
+            assert!(found > 0, "`{name} --help` shows no `tidegate {name} ..`");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 mod args;
 mod check;
 mod client;
+mod completion;
 mod conformance;
 mod contents;
 mod context;
@@ -13,6 +14,7 @@ mod down;
 mod exit;
 mod inject;
 mod kubectl;
+mod man;
 mod mesh;
 mod print;
 mod samples;
@@ -71,6 +73,9 @@ fn dispatch(verb: Verb) -> Outcome {
         Verb::Tap(arguments) => tap::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Conformance(arguments) => conformance::run(&arguments),
+        Verb::Completion(arguments) => completion::run(&arguments),
+        Verb::Man(arguments) => man::run(&arguments),
+        Verb::Complete(arguments) => completion::complete(&arguments),
     }
 }
 
