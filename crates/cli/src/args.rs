@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::analyze::AnalyzeArguments;
 use crate::completion::{CompleteArguments, CompletionArguments};
 use crate::man::ManArguments;
 
@@ -54,6 +55,11 @@ pub(crate) enum Verb {
     /// Play the Istio task (or ASM's) on a throw-away mesh, step by step, and end
     #[command(after_help = "Example:\n  tidegate demo --asm")]
     Demo(DemoArguments),
+    /// Say what policies mean and what they do not mean as they look: files, directories, standard input, git revisions, live
+    #[command(after_help = "Examples:\n  tidegate analyze policies/\n  helm template . | tidegate analyze -\n  \
+                            tidegate analyze --fix -o sarif policies/ > findings.sarif\n\n\
+                            Exit: 0 clean (or notes only), 79 findings, 65 a part could not be read (the rest is looked at)")]
+    Analyze(AnalyzeArguments),
     /// Judge the engine by a corpus of cases, offline; the last line is `N passed, N failed`
     #[command(after_help = "Example:\n  tidegate conformance crates/control/tests/conformance\n\n\
                             Exit: 0 all passed, 79 some failed, 65 a file could not be read (the others are judged)")]

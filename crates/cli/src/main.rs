@@ -1,6 +1,7 @@
 //! The binary `tidegate`: arguments in, one command run, one exit code out.
 //!
 //! Deliberately not here: what the commands do (one file per command), and anything that decides or enforces.
+mod analyze;
 mod args;
 mod check;
 mod client;
@@ -17,6 +18,7 @@ mod kubectl;
 mod man;
 mod mesh;
 mod print;
+mod render;
 mod samples;
 mod settings;
 #[expect(dead_code, reason = "the verbs that ask about manifests are on their way")]
@@ -72,6 +74,7 @@ fn dispatch(verb: Verb) -> Outcome {
         Verb::Inject(arguments) => inject::run(&arguments),
         Verb::Tap(arguments) => tap::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
+        Verb::Analyze(arguments) => analyze::run(&arguments),
         Verb::Conformance(arguments) => conformance::run(&arguments),
         Verb::Completion(arguments) => completion::run(&arguments),
         Verb::Man(arguments) => man::run(&arguments),

@@ -22,7 +22,7 @@ use crate::exit::{Exit, Failure};
 use crate::print;
 
 /// The word that stands for the running mesh.
-const LIVE: &str = "live";
+pub(crate) const LIVE: &str = "live";
 /// Longest text: what the YAML reader takes.
 const TEXT_BYTES_MAX: u64 = api::yaml::BYTES_MAX as u64;
 /// Most files of one question; a tree with more of them is no tree of manifests.

@@ -5,7 +5,7 @@
 
 pub(crate) mod nearest;
 mod pods;
-mod references;
+pub(crate) mod references;
 mod size;
 mod words;
 
@@ -19,6 +19,7 @@ use policy::finding::Finding;
 use policy::spec::Scope;
 use serde_json::Value;
 
+use self::references::World;
 use crate::finding::{Code, Remark};
 use crate::inject;
 use crate::mesh_config;
@@ -85,7 +86,7 @@ impl Gate {
         }
         let mut remarks: Vec<Remark> = parsed.findings.iter().map(Remark::from).collect();
         if let Some(policy) = parsed.value {
-            remarks.extend(references::authorization_policy(&policy, &mesh, request.objects));
+            remarks.extend(references::authorization_policy(&policy, &World::new(&mesh, request.objects, true)));
             let selector = match &policy.scope {
                 Scope::Labels(labels) => Some(labels.clone()),
                 Scope::All | Scope::Targets => None,
@@ -110,7 +111,7 @@ impl Gate {
         }
         let mut remarks: Vec<Remark> = parsed.findings.iter().map(Remark::from).collect();
         if let Some(policy) = parsed.value {
-            remarks.extend(references::peer_authentication(&policy, &mesh, request.objects));
+            remarks.extend(references::peer_authentication(&policy, &World::new(&mesh, request.objects, true)));
             let (id, labels) = (Arc::clone(&policy.id), policy.selector.clone());
             mesh.peer_authentications.retain(|other| other.id != id);
             mesh.peer_authentications.push(Arc::new(policy));

@@ -92,6 +92,13 @@ pub fn entry(written: &str) -> Option<Entry> {
     table().find(|entry| entry.number.eq_ignore_ascii_case(written) || entry.word.eq_ignore_ascii_case(written))
 }
 
+/// What the documentation says of a code, by its number or word; none if it is no code.
+pub fn story(code: &str) -> Option<String> {
+    let entry = entry(code)?;
+    let word = if entry.word == entry.number { String::new() } else { format!(" ({})", entry.word) };
+    Some(format!("{}{word}, {}: {}\n\n{}\n", entry.number, entry.level.word(), entry.summary, entry.story()))
+}
+
 /// The entry of a code of the policy core.
 pub fn of_policy(code: PolicyCode) -> Entry {
     let level = match code.severity() {
@@ -178,7 +185,7 @@ codes! {
     HalfOfAnd "TG0604" Warning Trap false "A stray dash makes two alternatives of what looks like one rule.";
     EmptyMeansAny "TG0605" Warning Trap false "An empty list restricts nothing.";
     NoRulesMeansNone "TG0606" Warning Trap false "An ALLOW policy without rules allows nothing.";
-    PrunedWidens "TG0607" Error Trap false "Without strict validation an unknown field is dropped, and what is left matches more.";
+    PrunedWidens "TG0607" Warning Trap false "Without strict validation an unknown field is dropped, and what is left matches more.";
     PlaintextClients "TG0608" Warning Trap false "A rule wants an identity where clients have none.";
     BlockCoversCluster "TG0609" Warning Trap false "An address block covers nodes or pods of the cluster itself.";
     BlocksProbe "TG0610" Warning Trap false "Default deny refuses the probe of a kubelet.";
@@ -198,12 +205,27 @@ pub struct Remark {
     pub message: String,
     /// Whether `strict` refuses it.
     pub mistake: bool,
+    /// The value that may have been meant at this path.
+    pub instead: Option<String>,
 }
 
 impl Remark {
     /// Puts the parts together.
     pub fn new(code: Code, path: &str, message: impl Into<String>) -> Self {
-        Self { entry: code.entry(), path: path.to_owned(), message: message.into(), mistake: code.is_mistake() }
+        let (path, message) = (path.to_owned(), message.into());
+        Self { entry: code.entry(), path, message, mistake: code.is_mistake(), instead: None }
+    }
+
+    #[must_use]
+    pub(crate) fn at_level(mut self, level: Level) -> Self {
+        self.entry.level = level;
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn instead(mut self, instead: Option<String>) -> Self {
+        self.instead = instead;
+        self
     }
 }
 
@@ -215,6 +237,7 @@ impl From<&Finding> for Remark {
             message: finding.message.clone(),
             // Istio's own warnings stay warnings: what Istio accepts is refused only by Tidegate's own knowledge.
             mistake: finding.code.severity() == Severity::Advice && !is_meant(finding.code),
+            instead: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub mod admission;
+pub mod analyze;
 pub mod bundle;
 pub mod corpus;
 pub mod finding;
@@ -16,3 +17,4 @@ pub mod status;
 pub mod suite;
 pub mod translate;
 pub mod walkthrough;
+mod written;

@@ -9,8 +9,9 @@ use crate::compile::Policies;
 use crate::identity::{Peer, SpiffeId};
 use crate::matcher::Set;
 use crate::mesh::{PolicyId, Settings, Workload, WorkloadId};
-use crate::mtls::Mtls;
+use crate::mtls::{Effective, Mtls};
 use crate::ruleset::{Reach, Ruleset, Stage};
+use crate::spec::Mode;
 
 /// Everything that decides connections, derived from one `Mesh`.
 #[derive(Debug)]
@@ -42,6 +43,20 @@ impl WorkloadState {
     /// Its identity, if it is in the mesh.
     pub fn identity(&self) -> Option<&SpiffeId> {
         self.identity.as_ref()
+    }
+
+    /// The mutual TLS mode in force, but for ports with a mode of their own (S-77).
+    pub fn mode_elsewhere(&self) -> Mode {
+        match self.mtls.rest {
+            Effective::Disable => Mode::Disable,
+            Effective::Permissive => Mode::Permissive,
+            Effective::Strict => Mode::Strict,
+        }
+    }
+
+    /// The PeerAuthentication that has the last word on the mode, if there is one.
+    pub fn mode_by(&self) -> Option<&Arc<PolicyId>> {
+        self.mtls.named.as_ref()
     }
 
     /// How much there is to compile into its table: its rules, cheap to count, and a measure for what to compile last.

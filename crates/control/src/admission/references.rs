@@ -5,48 +5,103 @@
 use std::collections::BTreeSet;
 
 use api::{Object, Objects};
-use policy::spec::{Attribute, AuthorizationPolicy, Match, PeerAuthentication, Scope, Values};
+use policy::spec::{Attribute, AuthorizationPolicy, PeerAuthentication, Scope, Values};
 use policy::{Labels, Mesh, Service, WorkloadId};
 
 use super::nearest::{nearest_labels, nearest_word};
-use crate::finding::{Code, Remark};
+use crate::finding::{Code, Level, Remark};
 use crate::inject;
-use crate::translate::labels;
+use crate::translate::{labels, service_account};
+use crate::written;
 
 /// Names of pods that a message lists; the rest is counted.
 const NAMES_MAX: usize = 3;
 /// Kinds whose templates count as something a selector can select: pods may still be on their way.
 const TEMPLATES: [&str; 3] = ["deployments", "statefulsets", "daemonsets"];
 
-pub(super) fn authorization_policy(policy: &AuthorizationPolicy, mesh: &Mesh, objects: &Objects) -> Vec<Remark> {
+/// What references are looked up in.
+#[derive(Debug)]
+pub(crate) struct World<'a> {
+    mesh: &'a Mesh,
+    objects: &'a Objects,
+    /// Whether these are all objects that there are. Of a set of files nobody knows: there, what is missing is only told where the
+    /// set has something of its kind, and weighs less where nothing resembles it.
+    whole: bool,
+    members: BTreeSet<&'a WorkloadId>,
+    known: BTreeSet<&'a WorkloadId>,
+}
+
+impl<'a> World<'a> {
+    pub(crate) fn new(mesh: &'a Mesh, objects: &'a Objects, whole: bool) -> Self {
+        let ids = |in_mesh: bool| {
+            mesh.workloads.iter().filter(move |one| !in_mesh || one.in_mesh).map(|workload| &workload.id).collect()
+        };
+        Self { mesh, objects, whole, members: ids(true), known: ids(false) }
+    }
+
+    fn in_mesh(&self, pod: &Object) -> bool {
+        let id = WorkloadId::new(pod.namespace().unwrap_or_default(), pod.name());
+        // A pod that has no address yet is no workload yet.
+        if self.known.contains(&id) { self.members.contains(&id) } else { inject::is_injected(pod.value()) }
+    }
+
+    fn has_workloads(&self) -> bool {
+        self.whole || self.objects.list("", "pods").next().is_some()
+    }
+
+    /// How much a name weighs that is not there: a set of files may leave out what exists.
+    fn weighed(&self, remark: Remark, wanted: &str, near: Option<&str>) -> Remark {
+        if self.whole || near.is_some_and(|near| is_slip(wanted, near)) { remark } else { remark.at_level(Level::Note) }
+    }
+}
+
+/// Whether one name may be the other misspelt, rather than its neighbour in a row of names: `team-a` and `team-b`, `shop1` and `shop2`.
+fn is_slip(wanted: &str, near: &str) -> bool {
+    let parts = |text: &str| text.split(['-', '.', '_']).map(str::to_owned).collect::<Vec<_>>();
+    let (one, other) = (parts(wanted), parts(near));
+    let is_number = |text: &str| text.chars().any(|letter| letter.is_ascii_digit());
+    one.len() != other.len()
+        || one
+            .iter()
+            .zip(&other)
+            .filter(|(one, other)| one != other)
+            .all(|(one, other)| one.len().min(other.len()) > 2 && !is_number(one) && !is_number(other))
+}
+
+pub(crate) fn authorization_policy(policy: &AuthorizationPolicy, world: &World<'_>) -> Vec<Remark> {
     let selector = match &policy.scope {
         // Targets are gateways, which the policy core has said already.
         Scope::Targets => return Vec::new(),
         Scope::All => None,
         Scope::Labels(labels) => Some(labels),
     };
-    let selected = Selected::of(&policy.id.namespace, selector, mesh, objects);
-    let mut remarks = selected.remarks(selector, mesh, objects);
-    for (path, field, values) in values(policy) {
-        remarks.extend(match field.attribute {
-            Attribute::Namespace => namespaces(&path, values, mesh),
-            Attribute::ServiceAccount => service_accounts(&path, values, &policy.id.namespace, mesh, objects),
-            Attribute::Principal => principals(&path, values, mesh, objects),
-            Attribute::Port => ports(&path, values, &selected, mesh, objects),
+    let selected = Selected::of(&policy.id.namespace, selector, world);
+    let mut remarks = selected.remarks(selector, world);
+    let all = written::fields(policy);
+    for one in &all {
+        let path = one.path.as_str();
+        remarks.extend(match one.field.attribute {
+            Attribute::Namespace => namespaces(path, one.values, world),
+            Attribute::ServiceAccount => service_accounts(path, one.values, &policy.id.namespace, world),
+            Attribute::Principal => principals(path, one.values, world),
+            Attribute::Port => ports(path, one.values, &selected, world),
             _ => Vec::new(),
         });
     }
-    remarks.extend(http_ports(policy, &selected, mesh));
+    let uses_http = all.iter().any(|one| one.field.attribute == Attribute::Http);
+    if uses_http && world.whole {
+        remarks.extend(http_ports(&selected, world.mesh));
+    }
     remarks
 }
 
-pub(super) fn peer_authentication(policy: &PeerAuthentication, mesh: &Mesh, objects: &Objects) -> Vec<Remark> {
+pub(crate) fn peer_authentication(policy: &PeerAuthentication, world: &World<'_>) -> Vec<Remark> {
     let selector = Some(&policy.selector).filter(|labels| !labels.is_empty());
-    if selector.is_some() && policy.id.namespace == mesh.settings.root_namespace {
+    if selector.is_some() && policy.id.namespace == world.mesh.settings.root_namespace {
         // It is ignored, which the policy core has said already.
         return Vec::new();
     }
-    Selected::of(&policy.id.namespace, selector, mesh, objects).remarks(selector, mesh, objects)
+    Selected::of(&policy.id.namespace, selector, world).remarks(selector, world)
 }
 
 /// What a selector selects.
@@ -58,7 +113,8 @@ struct Selected<'a> {
 }
 
 impl<'a> Selected<'a> {
-    fn of(namespace: &'a str, selector: Option<&Labels>, mesh: &Mesh, objects: &'a Objects) -> Self {
+    fn of(namespace: &'a str, selector: Option<&Labels>, world: &World<'a>) -> Self {
+        let (mesh, objects) = (world.mesh, world.objects);
         let whole_mesh = namespace == mesh.settings.root_namespace;
         let in_scope = |object: &Object| whole_mesh || object.namespace() == Some(namespace);
         let pods = objects
@@ -78,17 +134,17 @@ impl<'a> Selected<'a> {
         Self { namespace, whole_mesh, pods, templates }
     }
 
-    fn remarks(&self, selector: Option<&Labels>, mesh: &Mesh, objects: &Objects) -> Vec<Remark> {
+    fn remarks(&self, selector: Option<&Labels>, world: &World<'_>) -> Vec<Remark> {
+        let (mesh, objects) = (world.mesh, world.objects);
         let mut remarks = Vec::new();
-        if let Some(selector) =
-            selector.filter(|selector| !selector.is_empty() && self.pods.is_empty() && self.templates == 0)
-        {
+        let nothing = selector.filter(|labels| !labels.is_empty() && self.pods.is_empty() && self.templates == 0);
+        if let Some(selector) = nothing.filter(|_| world.whole || self.anybody_near(objects)) {
             remarks.push(Remark::new(Code::SelectorSelectsNothing, "spec.selector", self.nothing(selector, objects)));
         }
         let outside: Vec<WorkloadId> = self
             .pods
             .iter()
-            .filter(|pod| !inject::is_injected(pod.value()))
+            .filter(|pod| !world.in_mesh(pod))
             .map(|pod| WorkloadId::new(pod.namespace().unwrap_or_default(), pod.name()))
             .collect();
         // A policy without a selector means "whatever is in the mesh"; one for the whole mesh all the more.
@@ -101,13 +157,14 @@ impl<'a> Selected<'a> {
             remarks.push(Remark::new(Code::NotInMesh, if selector.is_some() { "spec.selector" } else { "" }, message));
         }
         if !self.whole_mesh && !mesh.namespaces.contains(self.namespace) {
-            remarks.push(Remark::new(
-                Code::NamespaceUnknown,
-                "metadata.namespace",
-                unknown_namespace(self.namespace, mesh),
-            ));
+            remarks.push(unknown_namespace("metadata.namespace", self.namespace, world));
         }
         remarks
+    }
+
+    /// Whether the set has pods where the policy reaches.
+    fn anybody_near(&self, objects: &Objects) -> bool {
+        objects.list("", "pods").any(|pod| self.whole_mesh || pod.namespace() == Some(self.namespace))
     }
 
     /// The sentence on a selector that selects nothing, with the nearest thing it could have meant.
@@ -136,72 +193,56 @@ fn has_labels(found: &serde_json::Value, selector: &Labels) -> bool {
     selector.iter().all(|(key, value)| found.get(key).and_then(serde_json::Value::as_str) == Some(value))
 }
 
-/// Every list of values of a policy, with its path.
-fn values(policy: &AuthorizationPolicy) -> Vec<(String, &Match, &Values)> {
-    let mut all = Vec::new();
-    for (index, rule) in policy.rules.iter().enumerate() {
-        for (list, inner, entries) in
-            [("from", ".source", &rule.from), ("to", ".operation", &rule.to), ("when", "", &rule.when)]
-        {
-            for (position, entry) in entries.iter().enumerate() {
-                for field in &entry.matches {
-                    let place = format!("spec.rules[{index}].{list}[{position}]{inner}");
-                    let (positive, negative) = names(field, list == "when");
-                    all.extend(field.wanted.as_ref().map(|values| (format!("{place}.{positive}"), field, values)));
-                    all.extend(field.unwanted.as_ref().map(|values| (format!("{place}.{negative}"), field, values)));
-                }
-            }
-        }
+fn namespaces(path: &str, values: &Values, world: &World<'_>) -> Vec<Remark> {
+    if !world.has_workloads() {
+        return Vec::new();
     }
-    all
+    let unknown = values.iter().map(policy::spec::Value::text).enumerate();
+    unknown
+        .filter(|(_, name)| !name.contains('*') && !world.mesh.namespaces.contains(*name))
+        .map(|(index, name)| unknown_namespace(&format!("{path}[{index}]"), name, world))
+        .collect()
 }
 
-/// How a field and its negative twin are written.
-fn names(field: &Match, condition: bool) -> (String, String) {
-    if condition {
-        return ("values".to_owned(), "notValues".to_owned());
-    }
-    let written = field.written.as_ref();
-    if written.starts_with("not") {
-        return (written.to_owned(), written.to_owned());
-    }
-    let mut letters = written.chars();
-    let first: String = letters.next().map(|letter| letter.to_ascii_uppercase()).into_iter().collect();
-    (written.to_owned(), format!("not{first}{}", letters.as_str()))
-}
-
-fn namespaces(path: &str, values: &Values, mesh: &Mesh) -> Vec<Remark> {
-    let unknown = values
-        .iter()
-        .map(policy::spec::Value::text)
-        .filter(|name| !name.contains('*') && !mesh.namespaces.contains(*name));
-    unknown.map(|name| Remark::new(Code::NamespaceUnknown, path, unknown_namespace(name, mesh))).collect()
-}
-
-fn unknown_namespace(name: &str, mesh: &Mesh) -> String {
-    let near = nearest_word(name, mesh.namespaces.iter().map(String::as_str));
+fn unknown_namespace(path: &str, name: &str, world: &World<'_>) -> Remark {
+    let near = nearest_word(name, world.mesh.namespaces.iter().map(String::as_str));
+    let near = near.filter(|near| world.whole || is_slip(name, near));
     let hint = near.map(|near| format!("; did you mean `{near}`")).unwrap_or_default();
-    format!("namespace `{name}` does not exist{hint}")
+    let message = if world.whole {
+        format!("namespace `{name}` does not exist{hint}")
+    } else {
+        format!("namespace `{name}` is not in this set{hint}")
+    };
+    let remark = Remark::new(Code::NamespaceUnknown, path, message).instead(near.map(str::to_owned));
+    world.weighed(remark, name, near)
 }
 
-fn service_accounts(path: &str, values: &Values, own: &str, mesh: &Mesh, objects: &Objects) -> Vec<Remark> {
-    let found = values.iter().filter_map(|value| {
+fn service_accounts(path: &str, values: &Values, own: &str, world: &World<'_>) -> Vec<Remark> {
+    let found = values.iter().enumerate().filter_map(|(index, value)| {
         let (namespace, name) = value.text().split_once('/').unwrap_or_else(|| (own, value.text()));
-        account(path, namespace, name, mesh, objects)
+        let remark = account(&format!("{path}[{index}]"), namespace, name, world)?;
+        let written = value.text().contains('/');
+        let instead = remark
+            .instead
+            .clone()
+            .map(|(namespace, name)| if written || namespace != own { format!("{namespace}/{name}") } else { name });
+        Some(remark.remark.instead(instead))
     });
     found.collect()
 }
 
-fn principals(path: &str, values: &Values, mesh: &Mesh, objects: &Objects) -> Vec<Remark> {
-    let found = values.iter().filter_map(|value| {
+fn principals(path: &str, values: &Values, world: &World<'_>) -> Vec<Remark> {
+    let settings = &world.mesh.settings;
+    let found = values.iter().enumerate().filter_map(|(index, value)| {
         let parts: Vec<&str> = value.text().split('/').collect();
         match parts.as_slice() {
             // Who is in another trust domain cannot be looked up here.
             [domain, "ns", namespace, "sa", name]
-                if (*domain == "cluster.local" || *domain == mesh.settings.trust_domain)
-                    && !value.text().contains('*') =>
+                if (*domain == "cluster.local" || *domain == settings.trust_domain) && !value.text().contains('*') =>
             {
-                account(path, namespace, name, mesh, objects)
+                let remark = account(&format!("{path}[{index}]"), namespace, name, world)?;
+                let instead = remark.instead.map(|(namespace, name)| format!("{domain}/ns/{namespace}/sa/{name}"));
+                Some(remark.remark.instead(instead))
             }
             _ => None,
         }
@@ -209,26 +250,52 @@ fn principals(path: &str, values: &Values, mesh: &Mesh, objects: &Objects) -> Ve
     found.collect()
 }
 
-fn account(path: &str, namespace: &str, name: &str, mesh: &Mesh, objects: &Objects) -> Option<Remark> {
-    if !mesh.namespaces.contains(namespace) {
-        return Some(Remark::new(Code::NamespaceUnknown, path, unknown_namespace(namespace, mesh)));
-    }
-    // `default` is made with its namespace, if a moment later.
-    if name == "default" || objects.find("", "serviceaccounts", Some(namespace), name).is_some() {
+/// A remark on an account, and the account that may have been meant.
+struct Account {
+    remark: Remark,
+    instead: Option<(String, String)>,
+}
+
+fn account(path: &str, namespace: &str, name: &str, world: &World<'_>) -> Option<Account> {
+    if !world.has_workloads() {
         return None;
     }
-    let there = objects.in_namespace("", "serviceaccounts", namespace).map(|account| account.name());
-    let hint = nearest_word(name, there).map(|near| format!("; did you mean `{near}`")).unwrap_or_default();
-    let message = format!("service account `{name}` does not exist in namespace {namespace}{hint}");
-    Some(Remark::new(Code::ServiceAccountUnknown, path, message))
+    if !world.mesh.namespaces.contains(namespace) {
+        let remark = unknown_namespace(path, namespace, world);
+        let instead = remark.instead.clone().map(|near| (near, name.to_owned()));
+        return Some(Account { remark, instead });
+    }
+    // `default` is made with its namespace, if a moment later.
+    if name == "default" || world.objects.find("", "serviceaccounts", Some(namespace), name).is_some() {
+        return None;
+    }
+    let mut there: Vec<&str> =
+        world.objects.in_namespace("", "serviceaccounts", namespace).map(|account| account.name()).collect();
+    if !world.whole {
+        // Manifests of accounts are often left to whoever installs the set: that a workload runs as one is enough.
+        there.extend(world.objects.in_namespace("", "pods", namespace).map(|pod| service_account(pod)));
+        if there.is_empty() || there.contains(&name) {
+            return None;
+        }
+    }
+    let near = nearest_word(name, there.into_iter()).filter(|near| world.whole || is_slip(name, near));
+    let hint = near.map(|near| format!("; did you mean `{near}`")).unwrap_or_default();
+    let message = if world.whole {
+        format!("service account `{name}` does not exist in namespace {namespace}{hint}")
+    } else {
+        format!("service account `{name}` of namespace {namespace} is not in this set{hint}")
+    };
+    let remark = world.weighed(Remark::new(Code::ServiceAccountUnknown, path, message), name, near);
+    let instead = near.map(|near| (namespace.to_owned(), near.to_owned()));
+    Some(Account { remark, instead })
 }
 
 /// Ports of a service that stand where only ports of its pods are ever seen (S-2).
-fn ports(path: &str, values: &Values, selected: &Selected<'_>, mesh: &Mesh, objects: &Objects) -> Vec<Remark> {
-    let services = services_of(selected, mesh);
+fn ports(path: &str, values: &Values, selected: &Selected<'_>, world: &World<'_>) -> Vec<Remark> {
+    let services = services_of(selected, world.mesh);
     let targets: BTreeSet<u16> = services.iter().flat_map(|service| &service.ports).map(|port| port.target).collect();
     let mut remarks = Vec::new();
-    for value in values {
+    for (index, value) in values.iter().enumerate() {
         let policy::spec::Value::Port(number, _) = value else { continue };
         if targets.contains(number) || declared(selected, *number) {
             continue;
@@ -241,11 +308,12 @@ fn ports(path: &str, values: &Values, selected: &Selected<'_>, mesh: &Mesh, obje
                 "{number} is the port of service `{}`; its pods listen on {}, and that is the port policies see",
                 service.name, port.target
             );
-            remarks.push(Remark::new(Code::ServicePort, path, message));
+            let remark = Remark::new(Code::ServicePort, &format!("{path}[{index}]"), message);
+            remarks.push(remark.instead(Some(port.target.to_string())));
         }
     }
     // Without a pod nothing is known of the ports a name stands for.
-    if objects.list("", "pods").next().is_none() { Vec::new() } else { remarks }
+    if world.objects.list("", "pods").next().is_none() { Vec::new() } else { remarks }
 }
 
 fn services_of<'a>(selected: &Selected<'_>, mesh: &'a Mesh) -> Vec<&'a Service> {
@@ -266,11 +334,7 @@ fn declared(selected: &Selected<'_>, number: u16) -> bool {
 }
 
 /// HTTP fields on ports that a service declares to carry HTTP: they would work there elsewhere, and do not here (S-85).
-fn http_ports(policy: &AuthorizationPolicy, selected: &Selected<'_>, mesh: &Mesh) -> Option<Remark> {
-    let uses_http = values(policy).iter().any(|(_, field, _)| field.attribute == Attribute::Http);
-    if !uses_http {
-        return None;
-    }
+fn http_ports(selected: &Selected<'_>, mesh: &Mesh) -> Option<Remark> {
     let mut ports: Vec<String> = services_of(selected, mesh)
         .into_iter()
         .flat_map(|service| service.ports.iter().map(move |port| (service, port)))

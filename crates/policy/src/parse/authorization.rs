@@ -59,7 +59,9 @@ fn policy(reader: &mut Reader, document: &Json) -> Option<AuthorizationPolicy> {
         None => &empty,
     };
     reader.known_only(spec, &["selector", "targetRef", "targetRefs", "action", "provider", "rules"], &path);
-    let action = action(reader, spec, &path)?;
+    // A word that is no action makes the policy unreadable, and the rest of it is looked at all the same.
+    let known = action(reader, spec, &path);
+    let action = known.unwrap_or_default();
     let trial = trial(reader, document, action);
     let scope = scope(reader, spec, &path);
     let provider = provider(reader, spec, action, &path);
@@ -72,6 +74,7 @@ fn policy(reader: &mut Reader, document: &Json) -> Option<AuthorizationPolicy> {
     }
     let rules =
         rules.iter().enumerate().map(|(index, item)| rule(reader, item, action, &rules_path.index(index))).collect();
+    known?;
     Some(AuthorizationPolicy { id: Arc::new(id), scope, action, provider, trial, rules })
 }
 

@@ -1,0 +1,165 @@
+//! A finding with its places in the text, ready to be shown in any form, and with the edits that would mend it.
+
+use std::cmp::Ordering;
+use std::ops::Range;
+
+use api::yaml::Span;
+
+use crate::finding::{Code, Entry, Level};
+
+/// One finding with its places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Its line of the table.
+    pub entry: Entry,
+    /// How much it weighs here; contexts lower the level of the table.
+    pub level: Level,
+    /// What is so.
+    pub message: String,
+    /// Where, the main place first; never empty but for an input that has no text.
+    pub labels: Vec<Label>,
+    /// What follows from it.
+    pub notes: Vec<String>,
+    /// What to do about it.
+    pub fix: Option<Fix>,
+}
+
+/// A place with words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// Which text, by its index.
+    pub text: usize,
+    /// Bytes of the text.
+    pub bytes: Range<usize>,
+    /// Line of the start, from 1.
+    pub line: usize,
+    /// Column of the start in characters, from 1.
+    pub column: usize,
+    /// What is at this place; may be empty.
+    pub says: String,
+}
+
+/// How to mend it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fix {
+    /// What to do, in words.
+    pub says: String,
+    /// The same as edits of texts; none where it takes a decision of the author.
+    pub edits: Vec<Edit>,
+    /// Whether `--fix` may do it: what is written can only have been meant so.
+    pub safe: bool,
+}
+
+/// A change of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// Which text, by its index.
+    pub text: usize,
+    /// The bytes that go.
+    pub bytes: Range<usize>,
+    /// What comes in their place.
+    pub replacement: String,
+}
+
+impl Diagnostic {
+    /// One without places yet.
+    pub(crate) fn new(entry: Entry, message: impl Into<String>) -> Self {
+        Self { entry, level: entry.level, message: message.into(), labels: Vec::new(), notes: Vec::new(), fix: None }
+    }
+
+    /// One on an input that could not be read at all.
+    pub fn unreadable(name: &str, why: &str) -> Self {
+        Self::new(Code::NotText.entry(), format!("{name}: {why}"))
+    }
+
+    pub(crate) fn at(mut self, text: usize, span: &Span, says: impl Into<String>) -> Self {
+        self.labels.push(Label {
+            text,
+            bytes: span.bytes.clone(),
+            line: span.line,
+            column: span.column,
+            says: says.into(),
+        });
+        self
+    }
+
+    pub(crate) fn note(mut self, note: impl Into<String>) -> Self {
+        self.notes.push(note.into());
+        self
+    }
+
+    pub(crate) fn level(mut self, level: Level) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// What to do, in words only.
+    pub(crate) fn help(mut self, says: impl Into<String>) -> Self {
+        self.fix = Some(Fix { says: says.into(), edits: Vec::new(), safe: false });
+        self
+    }
+
+    pub(crate) fn fix(mut self, says: impl Into<String>, edits: Vec<Edit>, safe: bool) -> Self {
+        let safe = safe && !edits.is_empty();
+        self.fix = Some(Fix { says: says.into(), edits, safe });
+        self
+    }
+
+    /// The order in which findings are shown: what is worth most first, then by place.
+    pub(crate) fn order(&self, other: &Self) -> Ordering {
+        let place = |one: &Self| one.labels.first().map(|label| (label.text, label.bytes.start));
+        let key = |one: &Self| (one.level, one.entry.worth, place(one), one.entry.number);
+        key(self).cmp(&key(other)).then_with(|| self.message.cmp(&other.message))
+    }
+}
+
+/// A text after the safe fixes of these diagnostics; none if there is nothing to do. Of edits that overlap the first one is
+/// made, and the next look may make the other.
+pub fn fixed(text: &str, index: usize, diagnostics: &[Diagnostic]) -> Option<String> {
+    let fixes = diagnostics.iter().filter_map(|diagnostic| diagnostic.fix.as_ref()).filter(|fix| fix.safe);
+    apply(text, fixes.flat_map(|fix| &fix.edits).filter(|edit| edit.text == index))
+}
+
+/// A text after edits, those that overlap an earlier one left out; none if that changes nothing.
+pub fn apply<'e>(text: &str, edits: impl IntoIterator<Item = &'e Edit>) -> Option<String> {
+    let mut edits: Vec<&'e Edit> = edits.into_iter().collect();
+    edits.sort_by_key(|edit| (edit.bytes.start, edit.bytes.end));
+    edits.dedup();
+    let mut result = String::with_capacity(text.len());
+    let mut done = 0;
+    for edit in edits.into_iter().filter(|edit| edit.bytes.end <= text.len()) {
+        if edit.bytes.start < done {
+            continue;
+        }
+        result.push_str(text.get(done..edit.bytes.start)?);
+        result.push_str(&edit.replacement);
+        done = edit.bytes.end;
+    }
+    result.push_str(text.get(done..)?);
+    (result != text).then_some(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Edit, apply};
+
+    fn edit(bytes: std::ops::Range<usize>, replacement: &str) -> Edit {
+        Edit { text: 0, bytes, replacement: replacement.to_owned() }
+    }
+
+    #[test]
+    fn edits() {
+        for (edits, expected) in [
+            (vec![], None),
+            (vec![edit(0..1, "A")], Some("Abcä")),
+            (vec![edit(2..3, ""), edit(0..0, ">")], Some(">abä")),
+            (vec![edit(0..2, "x"), edit(1..3, "y")], Some("xcä")),
+            (vec![edit(0..1, "z"), edit(0..1, "z")], Some("zbcä")),
+            (vec![edit(0..1, "a")], None),
+            (vec![edit(9..10, "never")], None),
+            (vec![edit(4..4, "inside a character")], None),
+        ] {
+            assert_eq!(apply("abcä", edits.iter()).as_deref(), expected, "{edits:?}");
+        }
+    }
+}
