@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::analyze::AnalyzeArguments;
 use crate::completion::{CompleteArguments, CompletionArguments};
+use crate::diff::DiffArguments;
 use crate::man::ManArguments;
 
 /// L4 authorization for TCP, from Istio's AuthorizationPolicy: know what a policy does, and that it does it.
@@ -64,6 +65,13 @@ pub(crate) enum Verb {
     #[command(after_help = "Example:\n  tidegate conformance crates/control/tests/conformance\n\n\
                             Exit: 0 all passed, 79 some failed, 65 a file could not be read (the others are judged)")]
     Conformance(ConformanceArguments),
+    /// Compare two sets of policies: which connections the second permits that the first denies, and the other way round
+    #[command(
+        after_help = "Examples:\n  tidegate diff main:deploy deploy\n  tidegate diff live policies/ --exit-code\n  \
+                            tidegate diff main:deploy deploy -o markdown > comment.md\n\n\
+                            Exit: 0, with --exit-code 79 if there is a difference; 65 a set could not be read"
+    )]
+    Diff(DiffArguments),
     /// Print the script that lets a shell complete this command
     #[command(after_help = "Examples:\n  source <(tidegate completion bash)\n  tidegate completion fish | source")]
     Completion(CompletionArguments),

@@ -11,6 +11,7 @@ mod contents;
 mod context;
 mod daemon;
 mod demo;
+mod diff;
 mod down;
 mod exit;
 mod inject;
@@ -21,11 +22,11 @@ mod print;
 mod render;
 mod samples;
 mod settings;
-#[expect(dead_code, reason = "the verbs that ask about manifests are on their way")]
 mod sources;
 mod status;
 mod tap;
 mod up;
+mod verdicts;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -76,6 +77,7 @@ fn dispatch(verb: Verb) -> Outcome {
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Analyze(arguments) => analyze::run(&arguments),
         Verb::Conformance(arguments) => conformance::run(&arguments),
+        Verb::Diff(arguments) => diff::run(&arguments),
         Verb::Completion(arguments) => completion::run(&arguments),
         Verb::Man(arguments) => man::run(&arguments),
         Verb::Complete(arguments) => completion::complete(&arguments),

@@ -8,6 +8,7 @@ pub mod admission;
 pub mod analyze;
 pub mod bundle;
 pub mod corpus;
+pub mod diff;
 pub mod finding;
 pub mod inject;
 pub mod lines;

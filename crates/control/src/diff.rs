@@ -1,0 +1,141 @@
+//! Two meshes compared: each region of difference as a sentence, and one connection in it, decided again by the engine on both
+//! sides. What differs is found by `policy::space`; nothing here decides.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use policy::record::Outcome;
+use policy::space::{self, Destination, Region, Relation, addresses_in_words, ports_in_words};
+use policy::spec::{Attribute, AuthorizationPolicy};
+use policy::{Mesh, PolicyId, Profile, Snapshot, WorkloadId};
+
+/// What differs between two meshes in one profile.
+#[derive(Debug)]
+pub struct Report {
+    /// The profile of both.
+    pub profile: Profile,
+    /// In one word, over all TCP connections.
+    pub relation: Relation,
+    /// Every difference, by destination.
+    pub destinations: Vec<Changed>,
+    /// Policies with HTTP attributes that are not the same on both sides. On TCP they are compared as they count there; what
+    /// they change for HTTP requests is not known here.
+    pub http: Vec<Arc<PolicyId>>,
+    /// Regions whose witness the engine decides otherwise: there are none unless this program is wrong.
+    pub wrong: Vec<String>,
+}
+
+/// What differs for one destination.
+#[derive(Debug)]
+pub struct Changed {
+    /// The workload, or which workloads, in words.
+    pub destination: String,
+    /// In one word.
+    pub relation: Relation,
+    /// What is denied before and permitted after, then what is permitted before and denied after.
+    pub regions: Vec<Change>,
+}
+
+/// One region of difference.
+#[derive(Debug)]
+pub struct Change {
+    /// Is it permitted after; then it is denied before.
+    pub opens: bool,
+    /// The connections.
+    pub region: Region,
+    /// The whole of it: `from any workload of namespace foo to foo/tcp-echo, port 9000: denied → allowed`.
+    pub sentence: String,
+    /// What the engine says of the witness before.
+    pub before: Outcome,
+    /// And after.
+    pub after: Outcome,
+}
+
+impl Report {
+    /// May the two behave differently, as far as is known.
+    pub fn differs(&self) -> bool {
+        self.relation != Relation::Equivalent || !self.http.is_empty()
+    }
+}
+
+/// Compares two meshes of one profile.
+pub fn report(before: &Mesh, after: &Mesh) -> Report {
+    let difference = space::compare_meshes(before, after);
+    let mut report = Report {
+        profile: after.settings.profile,
+        relation: difference.relation,
+        destinations: Vec::new(),
+        http: changed_http(before, after),
+        wrong: Vec::new(),
+    };
+    for (destination, comparison) in difference.destinations {
+        let id = match &destination {
+            Destination::Workload(id) => id,
+            Destination::Labelled { example, .. } => &example.id,
+        };
+        let opened = comparison.opened.into_iter().map(|region| (true, region));
+        let closed = comparison.closed.into_iter().map(|region| (false, region));
+        let mut regions = Vec::new();
+        for (opens, region) in opened.chain(closed) {
+            let before = decided(&difference.before, id, &region);
+            let after = decided(&difference.after, id, &region);
+            let sentence = sentence(&region, &destination, opens);
+            if (before.permitted, after.permitted) != (!opens, opens) {
+                report.wrong.push(sentence.clone());
+            }
+            regions.push(Change { opens, region, sentence, before, after });
+        }
+        report.destinations.push(Changed {
+            destination: destination.to_string(),
+            relation: comparison.relation,
+            regions,
+        });
+    }
+    report
+}
+
+/// The witness, decided by the engine that enforces.
+fn decided(snapshot: &Snapshot, destination: &WorkloadId, region: &Region) -> Outcome {
+    snapshot.explain(destination, &region.witness).outcome()
+}
+
+fn sentence(region: &Region, destination: &Destination, opens: bool) -> String {
+    let mut words = format!("from {}", region.peers.words);
+    let mut add = |before: &str, what: &str| {
+        if !what.is_empty() {
+            words.push_str(before);
+            words.push_str(what);
+        }
+    };
+    add(" at ", &addresses_in_words(&region.sources));
+    add(" to ", &destination.to_string());
+    add(" at ", &addresses_in_words(&region.destinations));
+    add(", ", &ports_in_words(&region.ports));
+    add(", ", &region.server_names.words);
+    let authorizers: Vec<&str> = region.authorizers.iter().map(AsRef::as_ref).collect();
+    add(", where the authorizer allows it: ", &authorizers.join(", "));
+    words.push_str(if opens { ": denied → allowed" } else { ": allowed → denied" });
+    words
+}
+
+/// Policies that look at HTTP attributes and are another, or are not there, on one of the sides.
+fn changed_http(before: &Mesh, after: &Mesh) -> Vec<Arc<PolicyId>> {
+    if after.settings.profile == Profile::Ambient {
+        return Vec::new(); // S-86: every port is TCP
+    }
+    let by_name = |mesh: &Mesh| -> BTreeMap<Arc<PolicyId>, Arc<AuthorizationPolicy>> {
+        let with_http = mesh.policies.iter().filter(|policy| looks_at_http(policy));
+        with_http.map(|policy| (Arc::clone(&policy.id), Arc::clone(policy))).collect()
+    };
+    let (one, other) = (by_name(before), by_name(after));
+    let mut names: Vec<_> =
+        one.keys().chain(other.keys()).filter(|id| one.get(*id) != other.get(*id)).cloned().collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn looks_at_http(policy: &AuthorizationPolicy) -> bool {
+    let entries = policy.rules.iter().flat_map(|rule| [&rule.from, &rule.to, &rule.when]).flatten();
+    entries.flat_map(|entry| &entry.matches).any(|one| one.attribute == Attribute::Http)
+}
