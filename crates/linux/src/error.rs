@@ -80,6 +80,16 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A group of processes could not be made, bounded or removed.
+    #[error("cannot {doing} `{}`", path.display())]
+    Cgroup {
+        /// What was being done.
+        doing: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The filter of system calls could not be built or installed.
     #[error("cannot set up the filter of system calls; a kernel with CONFIG_SECCOMP_FILTER is needed")]
     Seccomp {

@@ -4,6 +4,7 @@
 //! calls it says what to make, it says exactly what the kernel answered.
 
 pub mod caps;
+pub mod cgroup;
 pub mod diag;
 pub mod error;
 pub mod membarrier;

@@ -40,6 +40,20 @@ impl Access {
     }
 }
 
+/// The mount namespace that the caller is in.
+pub fn namespace() -> Result<OwnedFd, Error> {
+    let own = Path::new("/proc/self/ns/mnt");
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open(own, flags, rustix::fs::Mode::empty()).map_err(failed("open the mount namespace at", own))
+}
+
+/// Goes back into a mount namespace, to its root directory. The caller has one thread.
+pub fn enter(namespace: &OwnedFd) -> Result<(), Error> {
+    use std::os::fd::AsFd;
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(rustix::thread::LinkNameSpaceType::Mount))
+        .map_err(failed("enter the mount namespace of", Path::new("a process")))
+}
+
 /// Takes a copy of the mount at `source`: of that one alone, not of mounts below it.
 pub fn tree(source: &Path) -> Result<Tree, Error> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;

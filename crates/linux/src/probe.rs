@@ -7,6 +7,7 @@ use std::fs;
 use rustix::thread::UnshareFlags;
 
 use crate::Error;
+use crate::cgroup::Bounds;
 use crate::error::with_causes;
 use crate::netlink::{Protocol, Socket};
 use crate::netns::NetNs;
@@ -14,7 +15,7 @@ use crate::nft::{
     BaseChain, ChainKind, Element, Family, Field, Hook, Meta, NatKind, REGISTER, Rule, Set, Table, Transaction, Verdict,
 };
 use crate::route::{Router, VethEnd};
-use crate::{diag, membarrier, nflog};
+use crate::{cgroup, diag, membarrier, nflog};
 
 /// What became of one trial.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +74,7 @@ pub fn all() -> Vec<Probe> {
     ));
     probes.extend(other_namespaces());
     probes.extend(file_systems());
+    probes.push(groups());
     probes.push(Probe::of("membarrier", "needs a kernel with CONFIG_MEMBARRIER", membarrier::global()));
     probes.extend(network());
     probes
@@ -122,6 +124,20 @@ fn on_a_thread(flag: UnshareFlags) -> std::io::Result<()> {
     };
     let thread = std::thread::Builder::new().name("probe".to_owned()).spawn(leave)?;
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Pods run without it, but nothing then bounds what they take of the machine.
+fn groups() -> Probe {
+    let what = "bounds of pods (cgroup: pids, memory, cpu)";
+    let fix = "mount the cgroup hierarchies writable, with pids, memory and cpu; until then pods run unbounded";
+    let name = format!("tidegate-probe-{}", std::process::id());
+    let bounds = Bounds { processes: 1, memory_bytes: 1 << 20 };
+    let made = cgroup::make((&name, bounds), ("pod", bounds));
+    let removed = cgroup::remove(&name, None).err().map(|error| with_causes(&error));
+    let lacks: Vec<String> = made.lacks.into_iter().chain(removed).collect();
+    let trouble =
+        (!lacks.is_empty()).then(|| Trouble { answer: format!("of a pod is not bounded {}", lacks.join("; ")), fix });
+    Probe { what, trouble }
 }
 
 fn file_systems() -> Vec<Probe> {

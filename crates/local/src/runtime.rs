@@ -17,14 +17,16 @@ use tokio::process::Child;
 
 use crate::Error;
 
+mod bounds;
 pub mod exec;
 mod inside;
 pub mod logs;
+mod memory;
 mod rootfs;
 mod shim;
 pub mod spec;
 
-use spec::{ContainerSpec, Exit, Recorded};
+use spec::{ContainerSpec, Exit, PodSpec, Recorded};
 
 const SANDBOX: &str = "pod-sandbox";
 const PAUSE: &str = "pod-pause";
@@ -71,6 +73,10 @@ pub struct Sandbox {
     parent: Child,
     first: ProcessId,
     directory: PathBuf,
+    run_dir: PathBuf,
+    uid: String,
+    groups: Vec<PathBuf>,
+    lacks: Vec<String>,
 }
 
 /// One run of a container. Dropping it ends nothing.
@@ -124,14 +130,27 @@ impl Runtime {
     }
 
     /// Starts a pod in the network namespace pinned at `netns`: its other namespaces, and the process that holds them.
-    pub async fn start_sandbox(&self, uid: &str, netns: &Path, host_name: &str) -> Result<Sandbox, Error> {
+    pub async fn start_sandbox(
+        &self,
+        uid: &str,
+        netns: &Path,
+        host_name: &str,
+        pod: &PodSpec,
+    ) -> Result<Sandbox, Error> {
         let directory = self.pod_dir(uid);
         make_directory(&directory)?;
+        let (run_dir, name, wanted) = (self.run_dir.clone(), uid.to_owned(), pod.bounds);
+        let made = tokio::task::spawn_blocking(move || bounds::make(&run_dir, &name, wanted)).await;
+        let made = made.map_err(|error| inside::started("a pod", &error.into()))?;
         let mut command = self.part(SANDBOX);
         command.arg("--pod").arg(&directory).arg("--netns").arg(netns).arg("--host-name").arg(host_name);
+        for (name, bytes) in &pod.memory {
+            command.arg("--memory").arg(format!("{bytes}:{name}"));
+        }
         let parent = self.begin(command, "a pod").await?;
         let first = spec::read::<Recorded>(&directory.join(RECORD_SANDBOX))?.into();
-        Ok(Sandbox { parent, first, directory })
+        let (run_dir, uid) = (self.run_dir.clone(), uid.to_owned());
+        Ok(Sandbox { parent, first, directory, run_dir, uid, groups: made.folders, lacks: made.lacks })
     }
 
     /// Runs a container in a pod: the `attempt`th run of that name. Returns when its program runs, and serves if it
@@ -145,7 +164,8 @@ impl Runtime {
     ) -> Result<Running, Error> {
         let directory = sandbox.directory.join(name).join(attempt.to_string());
         make_directory(&directory.join(SCRATCH))?;
-        spec::write(&directory.join(RECORD_SPEC), spec)?;
+        let spec = ContainerSpec { groups: sandbox.groups.clone(), ..spec.clone() };
+        spec::write(&directory.join(RECORD_SPEC), &spec)?;
         let mut command = self.part(SHIM);
         command.arg("--pod").arg(&sandbox.directory).arg("--run").arg(&directory);
         let parent = self.begin(command, "a container").await?;
@@ -183,6 +203,11 @@ impl Runtime {
 }
 
 impl Sandbox {
+    /// What of the pod's bounds could not be set, with the reasons.
+    pub fn lacks(&self) -> &[String] {
+        &self.lacks
+    }
+
     /// Ends all processes of the pod and removes its records.
     pub async fn stop(mut self) -> Result<(), Error> {
         if let Some(first) = open(self.first)? {
@@ -192,7 +217,12 @@ impl Sandbox {
         self.parent.wait().await.map_err(|source| inside::started("the end of a pod", &source))?;
         // Parents of containers still write what they have to; then nobody touches the records any more.
         let shims = shims(&self.directory);
-        let waited = tokio::task::spawn_blocking(move || shims.into_iter().try_for_each(await_end)).await;
+        let (run_dir, uid) = (self.run_dir, self.uid);
+        let rest = move || {
+            shims.into_iter().try_for_each(await_end)?;
+            bounds::remove(&run_dir, &uid)
+        };
+        let waited = tokio::task::spawn_blocking(rest).await;
         waited.map_err(|error| inside::started("the end of a pod", &error.into()))??;
         remove_directory(&self.directory)
     }
@@ -252,6 +282,7 @@ pub fn remove_all(run_dir: &Path, data_dir: &Path) -> Result<(), Error> {
         }
         handles.iter().try_for_each(await_end_of)?;
     }
+    bounds::remove_all(run_dir)?;
     if directory.exists() { remove_directory(&directory) } else { Ok(()) }
 }
 

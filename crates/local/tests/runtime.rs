@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use linux::cgroup::Bounds;
 use linux::netns::NetNs;
 use local::runtime::exec::Command;
-use local::runtime::spec::{ContainerSpec, Exit, File, Mount};
+use local::runtime::spec::{ContainerSpec, Exit, File, MemoryMount, Mount, PodSpec};
 use local::runtime::{Runtime, Sandbox, remove_all};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,7 +48,7 @@ impl Place {
     }
 
     async fn sandbox(&self) -> Sandbox {
-        self.runtime.start_sandbox("pod-1", &self.netns, "host-of-pod").await.unwrap()
+        self.runtime.start_sandbox("pod-1", &self.netns, "host-of-pod", &PodSpec::default()).await.unwrap()
     }
 
     fn shell(&self, script: &str) -> ContainerSpec {
@@ -100,7 +101,18 @@ impl Drop for Place {
         assert_eq!(mine(self.directory.path()), Vec::<String>::new(), "processes are left");
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(self.directory.path().to_str().unwrap()), "mounts are left:\n{mounts}");
+        assert_eq!(groups(self.directory.path()), Vec::<PathBuf>::new(), "groups are left");
     }
+}
+
+/// The cgroups of the mesh whose directory this is.
+fn groups(directory: &Path) -> Vec<PathBuf> {
+    let name = directory.file_name().unwrap().to_str().unwrap();
+    let below = |folder: &Path| -> Vec<PathBuf> {
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    let all = below(Path::new("/sys/fs/cgroup")).into_iter().flat_map(|one| [vec![one.clone()], below(&one)].concat());
+    all.filter(|folder| folder.is_dir() && folder.to_string_lossy().contains(name)).collect()
 }
 
 /// Arguments of the processes that speak of a directory in their arguments or environment; zombies have neither.
@@ -114,6 +126,64 @@ fn mine(directory: &Path) -> Vec<String> {
         .map(|pid| String::from_utf8_lossy(&[read(&pid, "cmdline"), read(&pid, "environ")].concat()).into_owned())
         .filter(|text| text.contains(needle))
         .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_bomb_leaves_the_machine_and_other_pods_usable() {
+    let place = Place::new();
+    let bounds = Bounds { processes: 300, memory_bytes: 256 << 20 };
+    let spec = PodSpec { bounds, ..PodSpec::default() };
+    let attacked = place.runtime.start_sandbox("bomb", &place.netns, "bomb", &spec).await.unwrap();
+    assert_eq!(attacked.lacks(), Vec::<String>::new());
+    let bomb = place.shell("bomb() { bomb | bomb & }; bomb; while :; do bomb 2> /dev/null; done");
+    let bomb = place.runtime.start_container(&attacked, "bomb", 0, &bomb).await.unwrap();
+    let group = groups(place.directory.path()).into_iter().find(|group| group.join("bomb/pids.max").exists()).unwrap();
+    let read = |name: &str| std::fs::read_to_string(group.join("bomb").join(name)).unwrap();
+    let begun = Instant::now();
+    // "max 17": how often a process was not made.
+    while read("pids.events").trim() == "max 0" {
+        assert!(begun.elapsed() < BOUND, "the bomb never meets its bound: {}", read("pids.current"));
+        tokio::task::yield_now().await;
+    }
+    let begun = Instant::now();
+    let other = place.sandbox().await;
+    let (exit, log) = place.run(&other, "well", &place.shell("sleep 0 & wait; echo well")).await;
+    assert_eq!((exit.code, log.as_str()), (0, "well\n"));
+    println!("beside the bomb a pod ran to its end in {:?}", begun.elapsed());
+    assert!(read("pids.current").trim().parse::<u64>().unwrap() <= 300);
+    // It ends as any other does, however fast it forks.
+    drop(bomb);
+    attacked.stop().await.unwrap();
+    other.stop().await.unwrap();
+    let all = groups(place.directory.path());
+    assert!(all.iter().all(|mesh| !mesh.join("bomb").exists() && !mesh.join("pod-1").exists()), "{all:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_of_a_pod_ends_at_its_bound_and_files_in_memory_at_theirs() {
+    let place = Place::new();
+    let bounds = Bounds { processes: 100, memory_bytes: 64 << 20 };
+    let spec = PodSpec { bounds, memory: vec![("scratch".into(), 4 << 20), ("other".into(), 1 << 20)] };
+    let sandbox = place.runtime.start_sandbox("pod-1", &place.netns, "h", &spec).await.unwrap();
+    let mut eater = place.shell("");
+    eater.command = ["tail", "/dev/zero"].map(str::to_owned).to_vec();
+    let (exit, _) = place.run(&sandbox, "eater", &eater).await;
+    assert_eq!(exit.signal, Some(9), "the kernel ends what takes more than the pod may have");
+    let sees =
+        |name: &str, target: &str, read_only| MemoryMount { name: name.into(), target: target.into(), read_only };
+    let mut writer =
+        place.shell("dd if=/dev/zero of=/in/big bs=1M count=9 2>&1; echo kept > /other/file; ls -d /in /other");
+    writer.memory = vec![sees("scratch", "/in", false), sees("other", "/other", false)];
+    let (_, log) = place.run(&sandbox, "writer", &writer).await;
+    assert!(log.contains("No space left on device") && log.ends_with("/in\n/other\n"), "{log}");
+    // They last as long as the pod, and another container may only read them.
+    let mut reader = place.shell("cat /seen/file; echo no > /seen/file; ls /in");
+    reader.memory = vec![sees("other", "/seen", true)];
+    let (_, log) = place.run(&sandbox, "reader", &reader).await;
+    assert!(log.starts_with("kept\n") && log.contains("Read-only file system"), "{log}");
+    assert!(log.contains("cannot access '/in'"), "{log}");
+    // Without its end, as after a kill of the daemon: what is left goes with `remove_all`, in the drop of the place.
+    assert_ne!(groups(place.directory.path()), Vec::<PathBuf>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -350,7 +420,8 @@ async fn a_pod_starts_quickly() {
     let mut times = Vec::new();
     for round in 0..20 {
         let begin = Instant::now();
-        let sandbox = place.runtime.start_sandbox(&format!("pod-{round}"), &place.netns, "h").await.unwrap();
+        let sandbox =
+            place.runtime.start_sandbox(&format!("pod-{round}"), &place.netns, "h", &PodSpec::default()).await.unwrap();
         let mut server = place.shell("");
         server.command = ["tcp-echo", "9000", "hello"].map(str::to_owned).to_vec();
         server.tells_ready = true;

@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use api::Object;
+use linux::cgroup::Bounds;
 use serde_json::Value;
 
-use super::volumes::Volumes;
+use super::volumes::{Source, Volumes};
 use crate::images::Image;
-use crate::runtime::spec::{ContainerSpec, File, Link, Mount};
+use crate::runtime::spec::{ContainerSpec, File, Link, MEMORY_DEFAULT_BYTES, MemoryMount, Mount, PROCESSES_DEFAULT};
 
 /// What every container of a pod shares.
 #[derive(Debug)]
@@ -110,6 +111,7 @@ pub(super) fn container(
     let mut more_groups: Vec<u32> =
         groups.into_iter().flatten().filter_map(|group| u32::try_from(group.as_u64()?).ok()).collect();
     more_groups.extend(number("fsGroup"));
+    let (mounts, memory) = mounts(container, volumes)?;
     Ok(ContainerSpec {
         command: expand([entrypoint, arguments].concat())?,
         directory: container.get("workingDir").and_then(Value::as_str).unwrap_or("/").to_owned(),
@@ -120,7 +122,9 @@ pub(super) fn container(
         read_only_root: context("readOnlyRootFilesystem") == Some(&Value::Bool(true)),
         files: files(pod, around),
         links: around.links.to_vec(),
-        mounts: mounts(container, volumes)?,
+        mounts,
+        memory,
+        groups: Vec::new(),
         applets: crate::applets::NAMES.map(str::to_owned).to_vec(),
         tells_ready,
         log: log.to_owned(),
@@ -169,16 +173,35 @@ fn capabilities(container: &Value) -> Vec<String> {
     linux::caps::CONTAINER.iter().map(|(name, _)| *name).filter(|name| keeps(name)).map(str::to_owned).collect()
 }
 
-fn mounts(container: &Value, volumes: &Volumes) -> Result<Vec<Mount>, String> {
-    let listed = container.get("volumeMounts").and_then(Value::as_array).into_iter().flatten();
-    listed
-        .map(|mount| {
-            let text = |name: &str| mount.get(name).and_then(Value::as_str).unwrap_or_default();
-            let (source, frozen) = volumes.source(text("name"), text("subPath"))?;
-            let read_only = frozen || mount.get("readOnly") == Some(&Value::Bool(true));
-            Ok(Mount { source, target: text("mountPath").to_owned(), read_only })
-        })
-        .collect()
+fn mounts(container: &Value, volumes: &Volumes) -> Result<(Vec<Mount>, Vec<MemoryMount>), String> {
+    let (mut files, mut memory) = (Vec::new(), Vec::new());
+    for mount in container.get("volumeMounts").and_then(Value::as_array).into_iter().flatten() {
+        let text = |name: &str| mount.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (name, target) = (text("name").to_owned(), text("mountPath").to_owned());
+        match volumes.source(&name, text("subPath"))? {
+            Source::Files(source) => files.push(Mount { source, target, read_only: true }),
+            Source::Memory => {
+                let read_only = mount.get("readOnly") == Some(&Value::Bool(true));
+                memory.push(MemoryMount { name, target, read_only });
+            }
+        }
+    }
+    Ok((files, memory))
+}
+
+/// What a pod may take of the machine: the memory limits of the containers that run, and so many processes.
+pub(super) fn bounds(pod: &Object, is_virtual: impl Fn(&str) -> bool) -> Bounds {
+    let containers = pod.items_at("/spec/initContainers").iter().chain(pod.items_at("/spec/containers"));
+    let runs = |container: &&Value| !is_virtual(container.get("name").and_then(Value::as_str).unwrap_or_default());
+    let limit = |container: &Value| container.pointer("/resources/limits/memory").and_then(bytes);
+    let memory = containers.filter(runs).map(|container| limit(container).unwrap_or(MEMORY_DEFAULT_BYTES));
+    Bounds { processes: PROCESSES_DEFAULT, memory_bytes: memory.fold(0, u64::saturating_add) }
+}
+
+/// A quantity as whole bytes.
+pub(super) fn bytes(quantity: &Value) -> Option<u64> {
+    let text = quantity.as_str().map_or_else(|| quantity.to_string(), str::to_owned);
+    u64::try_from(api::quantity::parse(&text)? / 1000).ok().filter(|bytes| *bytes > 0)
 }
 
 /// The name of the pod's host.
@@ -228,7 +251,25 @@ pub(super) fn alternatives() -> Vec<Link> {
 
 #[cfg(test)]
 mod tests {
-    use super::{WORD_BYTES_MAX, expanded};
+    use super::{MEMORY_DEFAULT_BYTES, WORD_BYTES_MAX, bounds, expanded};
+    use serde_json::json;
+
+    #[test]
+    fn the_bounds_of_a_pod_are_the_limits_of_what_runs_in_it() {
+        let limit = |memory: serde_json::Value| json!({ "name": "c", "resources": { "limits": { "memory": memory } } });
+        let proxy = json!({ "name": "istio-proxy", "resources": { "limits": { "memory": "8Gi" } } });
+        for (containers, wanted) in [
+            (json!([limit("20Mi".into())]), 20 << 20),
+            (json!([limit("20Mi".into()), limit(1_048_576.into()), proxy]), 21 << 20),
+            (json!([limit("20Mi".into()), { "name": "d" }]), (20 << 20) + MEMORY_DEFAULT_BYTES),
+            (json!([limit("0".into())]), MEMORY_DEFAULT_BYTES),
+            (json!([limit("lots".into())]), MEMORY_DEFAULT_BYTES),
+        ] {
+            let mut pod = api::Object::named("v1", "Pod", Some("foo"), "p");
+            pod.set("/spec", json!({ "containers": containers }));
+            assert_eq!(bounds(&pod, |name| name == "istio-proxy").memory_bytes, wanted, "{containers}");
+        }
+    }
 
     fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()

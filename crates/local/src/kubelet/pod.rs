@@ -17,6 +17,7 @@ use super::view::{PodView, Role, State};
 use super::{Inner, plan, report, volumes};
 use crate::ipam;
 use crate::node::PodLink;
+use crate::runtime::spec::PodSpec;
 
 /// Before a failed step of a pod's start is tried again, unless something new comes before that.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
@@ -276,11 +277,17 @@ async fn linked(
         data_dir: inner.runtime.data_dir(),
     };
     let volumes = volumes::make(pod, &volume_dir(inner, pod), &around, &inner.hooks)?;
+    let bounds = plan::bounds(pod, |name| (inner.hooks.is_virtual)(pod.value(), name));
+    let spec = PodSpec { bounds, memory: volumes.memory.clone() };
     let sandbox = inner
         .runtime
-        .start_sandbox(pod.uid(), &link.path, &plan::host_name(pod))
+        .start_sandbox(pod.uid(), &link.path, &plan::host_name(pod), &spec)
         .await
         .map_err(|error| with_causes(&error))?;
+    if !sandbox.lacks().is_empty() {
+        let why = format!("This machine does not bound {}; see: tidegate check", sandbox.lacks().join("; "));
+        tell(inner, pod, "Warning", "NotBounded", &why).await;
+    }
     let shared = Arc::new(Shared {
         inner: Arc::clone(inner),
         pod: Arc::clone(pod),

@@ -1,4 +1,4 @@
-//! The volumes of a pod, as directories of the data directory that only this pod is shown.
+//! The volumes of a pod: directories of the data directory that only this pod is shown, and files in memory.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -10,17 +10,30 @@ use api::{Key, Object};
 use serde_json::Value;
 
 use super::plan::Surroundings;
-use super::{FindHook, Hooks};
+use super::{FindHook, Hooks, plan};
 
 /// Kinds of volumes that are served here.
 const KINDS: [&str; 5] = ["configMap", "downwardAPI", "emptyDir", "projected", "secret"];
 
 /// The volumes of one pod.
 pub(super) struct Volumes {
-    /// Directory, and whether the pod must not write it.
-    sources: HashMap<String, (PathBuf, bool)>,
+    sources: HashMap<String, Source>,
+    /// The pod's files in memory: names, and how many bytes each may hold.
+    pub(super) memory: Vec<(String, u64)>,
     find: FindHook,
 }
+
+/// What is behind a volume.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// A directory of the host, or a file of it, that the pod does not write.
+    Files(PathBuf),
+    /// The pod's files in memory of the volume's name.
+    Memory,
+}
+
+/// What an `emptyDir` may hold that names no limit: scratch files and unpacked tools; it counts as memory of the pod.
+const SCRATCH_DEFAULT_BYTES: u64 = 256 << 20;
 
 impl fmt::Debug for Volumes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,26 +61,26 @@ pub(super) fn make(
     around: &Surroundings<'_>,
     hooks: &Hooks,
 ) -> Result<Volumes, String> {
-    let mut volumes = Volumes { sources: HashMap::new(), find: Arc::clone(&hooks.find) };
+    let mut volumes = Volumes { sources: HashMap::new(), memory: Vec::new(), find: Arc::clone(&hooks.find) };
     let wanted = mounted(pod, hooks);
     for volume in pod.items_at("/spec/volumes") {
         let name = volume.get("name").and_then(Value::as_str).unwrap_or_default();
         if !wanted.contains(name) {
             continue;
         }
+        if let Some(scratch) = volume.get("emptyDir") {
+            let limit = scratch.get("sizeLimit").and_then(plan::bytes).unwrap_or(SCRATCH_DEFAULT_BYTES);
+            volumes.memory.push((name.to_owned(), limit));
+            volumes.sources.insert(name.to_owned(), Source::Memory);
+            continue;
+        }
         let path = directory.join(name);
         std::fs::create_dir_all(&path).map_err(|error| format!("cannot make volume {name}: {error}"))?;
-        let scratch = volume.get("emptyDir").is_some();
-        if scratch {
-            // Any user of the pod may write it.
-            permit(&path, 0o777)?;
-        } else {
-            for (file, text) in volumes.files(pod, volume, around).map_err(|why| format!("volume {name}: {why}"))? {
-                write(&path, &file, &text)?;
-            }
-            permit(&path, 0o755)?;
+        for (file, text) in volumes.files(pod, volume, around).map_err(|why| format!("volume {name}: {why}"))? {
+            write(&path, &file, &text)?;
         }
-        volumes.sources.insert(name.to_owned(), (path, !scratch));
+        permit(&path, 0o755)?;
+        volumes.sources.insert(name.to_owned(), Source::Files(path));
     }
     Ok(volumes)
 }
@@ -87,20 +100,23 @@ fn mounted<'a>(pod: &'a Object, hooks: &Hooks) -> HashSet<&'a str> {
 type Files = Vec<(String, Vec<u8>)>;
 
 impl Volumes {
-    /// The directory (or a part of it) behind a mount, and whether it is never written.
-    pub(super) fn source(&self, name: &str, part: &str) -> Result<(PathBuf, bool), String> {
-        let (path, frozen) = self.sources.get(name).ok_or_else(|| format!("no volume is named `{name}`"))?;
+    /// What is behind a mount of a volume, or of a part of it.
+    pub(super) fn source(&self, name: &str, part: &str) -> Result<Source, String> {
+        let path = match self.sources.get(name).ok_or_else(|| format!("no volume is named `{name}`"))? {
+            Source::Files(path) => path,
+            Source::Memory if part.is_empty() => return Ok(Source::Memory),
+            // What a pod writes into a shared directory must not lead out of it.
+            Source::Memory => {
+                return Err(format!("volume {name}: subPath of an emptyDir is refused on a local mesh"));
+            }
+        };
         if part.is_empty() {
-            return Ok((path.clone(), *frozen));
-        }
-        // What a pod writes into a shared directory must not lead out of it.
-        if !frozen {
-            return Err(format!("volume {name}: subPath of an emptyDir is refused on a local mesh"));
+            return Ok(Source::Files(path.clone()));
         }
         if !Path::new(part).components().all(|part| matches!(part, Component::Normal(_))) {
             return Err(format!("volume {name}: subPath `{part}` leads out of the volume"));
         }
-        Ok((path.join(part), *frozen))
+        Ok(Source::Files(path.join(part)))
     }
 
     fn files(&self, pod: &Object, volume: &Value, around: &Surroundings<'_>) -> Result<Files, String> {

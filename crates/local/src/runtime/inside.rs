@@ -24,7 +24,7 @@ use linux::process::{self, Namespaces};
 use linux::{caps, mount, seccomp};
 
 use super::spec::{self, ContainerSpec, Recorded};
-use super::{ENTER, INIT, PAUSE, RECORD_SANDBOX, RECORD_SPEC, RECORD_STATE, SANDBOX, rootfs, shim};
+use super::{ENTER, INIT, PAUSE, RECORD_SANDBOX, RECORD_SPEC, RECORD_STATE, SANDBOX, bounds, memory, rootfs, shim};
 use crate::Error;
 
 /// Exit code of an `exec` whose program is not there, and of one that cannot be run, as a shell has them.
@@ -39,6 +39,8 @@ pub(super) struct Arguments {
     pub(super) run: PathBuf,
     netns: PathBuf,
     host_name: String,
+    /// Of the pod's files in memory: bytes and name, as in `1024:scratch`.
+    memory: Vec<String>,
     status: RawFd,
     ready: Option<RawFd>,
     tty: bool,
@@ -87,6 +89,7 @@ fn parse(arguments: Vec<String>) -> Result<Arguments, Error> {
             "--run" => parsed.run = value.into(),
             "--netns" => parsed.netns = value.into(),
             "--host-name" => parsed.host_name = value,
+            "--memory" => parsed.memory.push(value),
             "--status" => parsed.status = number()?,
             "--ready" => parsed.ready = Some(number()?),
             _ => return Err(wrong(&format!("{name} is unknown"))),
@@ -110,6 +113,9 @@ fn sandbox(arguments: &Arguments) -> Result<ExitCode, Error> {
     kernel("start a pod", process::forget_children())?;
     let mut command = part(OWN_PROGRAM, PAUSE, &arguments.data_dir);
     command.arg("--pod").arg(&arguments.pod).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    for memory in &arguments.memory {
+        command.arg("--memory").arg(memory);
+    }
     let mut pause = command.spawn().map_err(|source| started("the first process of a pod", &source))?;
     kernel("start a pod", process::mind_children())?;
     let mut word = String::new();
@@ -139,8 +145,7 @@ fn pause(arguments: &Arguments) -> Result<ExitCode, Error> {
     // Its own: a change of the root directory moves every process of the same mount namespace.
     kernel("hold a pod", process::unshare_mounts())?;
     kernel("hold a pod", mount::make_private())?;
-    kernel("hold a pod", mount::tmpfs(&arguments.pod, c"mode=0555,size=4k,nr_inodes=1", mount::Access::ReadOnly))?;
-    kernel("hold a pod", mount::change_root(&arguments.pod))?;
+    memory::hold(&arguments.pod, &arguments.memory)?;
     kernel("hold a pod", caps::become_confined(0, 0, &[], &[]))?;
     kernel("hold a pod", process::hide())?;
     let said = write!(io::stdout(), "{READY}").and_then(|()| io::stdout().flush());
@@ -172,16 +177,18 @@ fn become_program(
 ) -> Result<std::convert::Infallible, Error> {
     kernel("start a container", process::seal_descriptors())?;
     let spec: ContainerSpec = spec::read(&arguments.run.join(RECORD_SPEC))?;
+    bounds::join(&spec.groups)?;
     let filters = kernel("start a container", seccomp::container())?;
     // Already in the pod's pid namespace, where the recorded numbers mean nothing.
     let pod = kernel("start a container", PidFd::of_first())?;
     kernel("start a container", process::enter(&pod, process::SHARED))?;
+    let shared = memory::take(&pod, &spec.memory)?;
     kernel("start a container", process::unshare_mounts())?;
     // The shim takes hold of the new mount namespace before anything runs in it: see there.
     let failed = |source| started("a container", &source);
     status.write_all(shim::NAMESPACE_MADE).map_err(failed)?;
     io::Read::read_exact(status, &mut [0]).map_err(failed)?;
-    rootfs::build(&spec, &arguments.run.join(super::SCRATCH))?;
+    rootfs::build(&spec, shared, &arguments.run.join(super::SCRATCH))?;
     kernel("start a container", process::leave_session())?;
     let mut command = program(&spec, &spec.command)?;
     if let Some(ready) = ready {
@@ -198,6 +205,7 @@ fn enter(arguments: &Arguments) -> Result<ExitCode, Error> {
     kernel("enter a container", process::hide())?;
     kernel("enter a container", process::seal_descriptors())?;
     let spec: ContainerSpec = spec::read(&arguments.run.join(RECORD_SPEC))?;
+    bounds::join(&spec.groups)?;
     let filters = kernel("enter a container", seccomp::container())?;
     let container = open(spec::read::<Recorded>(&arguments.run.join(RECORD_STATE))?.into())?;
     kernel(

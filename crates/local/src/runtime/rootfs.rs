@@ -59,8 +59,8 @@ const FROZEN: [&str; 5] = ["/proc/sys", "/proc/bus", "/proc/fs", "/proc/irq", "/
 const PROGRAM_LINKS: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 /// Builds the tree and makes it the root directory; `scratch` is an empty directory to build on. The caller is alone in
-/// a mount namespace of its own and already in the pod's pid namespace.
-pub(super) fn build(spec: &ContainerSpec, scratch: &Path) -> Result<(), Error> {
+/// a mount namespace of its own and already in the pod's pid namespace; `shared` is what it has of the pod's files in memory.
+pub(super) fn build(spec: &ContainerSpec, shared: Vec<(Tree, PathBuf, Access)>, scratch: &Path) -> Result<(), Error> {
     let taken = take(spec)?;
     kernel("build a container's root", mount::make_private())?;
     kernel("build a container's root", mount::tmpfs(scratch, MEMORY, Access::ReadWrite))?;
@@ -85,7 +85,10 @@ pub(super) fn build(spec: &ContainerSpec, scratch: &Path) -> Result<(), Error> {
     for file in &spec.files {
         write(&inside(&file.path)?, &file.text)?;
     }
-    for (tree, path, access) in taken.volumes {
+    // Outer ones first: an inner one would be hidden below.
+    let mut volumes: Vec<_> = taken.volumes.into_iter().chain(shared).collect();
+    volumes.sort_by_key(|(_, path, _)| path.components().count());
+    for (tree, path, access) in volumes {
         place(tree, &path, access)?;
     }
     applets(&spec.applets)?;
@@ -203,7 +206,7 @@ fn process_table() -> Result<(), Error> {
 }
 
 /// A path of the container's, absolute and without steps up.
-fn inside(path: &str) -> Result<PathBuf, Error> {
+pub(super) fn inside(path: &str) -> Result<PathBuf, Error> {
     let path = Path::new(path);
     let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     if path.is_absolute() && plain && path != Path::new("/") {
@@ -216,7 +219,7 @@ fn inside(path: &str) -> Result<PathBuf, Error> {
     }
 }
 
-fn directory(path: &Path, mode: u32) -> Result<(), Error> {
+pub(super) fn directory(path: &Path, mode: u32) -> Result<(), Error> {
     let failed = |source| Error::File { doing: "make in a container", path: path.to_owned(), source };
     if path.is_dir() {
         return Ok(());

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use linux::cgroup::Bounds;
 use linux::pidfd::ProcessId;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,10 @@ pub struct ContainerSpec {
     pub links: Vec<Link>,
     /// What of the host is seen inside.
     pub mounts: Vec<Mount>,
+    /// Which of the pod's files in memory ([`PodSpec::memory`]) are seen inside.
+    pub memory: Vec<MemoryMount>,
+    /// The folders of the group that bounds the pod; filled in when it starts.
+    pub groups: Vec<PathBuf>,
     /// Names of applets, put into [`APPLET_DIR`].
     pub applets: Vec<String>,
     /// The program closes the descriptor named by `applets::READY_VARIABLE` once it serves.
@@ -68,6 +73,42 @@ pub struct Mount {
     /// It cannot be written there.
     pub read_only: bool,
 }
+
+/// Files in memory that the container sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryMount {
+    /// Their name in the pod.
+    pub name: String,
+    /// In the container, absolute.
+    pub target: String,
+    /// They cannot be written there.
+    pub read_only: bool,
+}
+
+/// What all containers of a pod have together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodSpec {
+    /// What the pod may take of the machine.
+    pub bounds: Bounds,
+    /// Directories in memory that containers may share: names, and how many bytes each may hold. They last as long as
+    /// the pod.
+    pub memory: Vec<(String, u64)>,
+}
+
+impl Default for PodSpec {
+    fn default() -> Self {
+        let bounds = Bounds { processes: PROCESSES_DEFAULT, memory_bytes: MEMORY_DEFAULT_BYTES };
+        Self { bounds, memory: Vec::new() }
+    }
+}
+
+/// Processes and threads of a pod: what managed clusters set as their lowest, well above what servers with a pool of
+/// threads need, and so low that dozens of pods that fork without end leave the machine numbers for others.
+pub const PROCESSES_DEFAULT: u64 = 1024;
+
+/// Memory of a container that names no limit: the tools and servers of a local mesh need a few tens of MiB, and a
+/// laptop can give this to a few pods that take all of it.
+pub const MEMORY_DEFAULT_BYTES: u64 = 512 << 20;
 
 /// The first directory of PATH in a container with applets.
 pub const APPLET_DIR: &str = "/.tidegate/bin";

@@ -1,5 +1,7 @@
 //! Pods from their start to their end.
 
+use std::path::Path;
+
 use api::{Key, Object};
 use local::kubelet::Logs;
 use serde_json::json;
@@ -83,6 +85,30 @@ async fn what_would_reach_the_host_is_refused() {
     }
     assert_eq!(world.told().iter().filter(|told| told.starts_with("Refused: ")).count(), 7);
     assert!(world.node.pod_links().is_empty(), "nothing was started");
+}
+
+#[test]
+fn a_pod_that_cannot_be_bounded_runs_and_an_event_says_so() {
+    let world = || {
+        // What is started from here on sees no cgroups.
+        linux::process::unshare_mounts().unwrap();
+        linux::mount::make_private().unwrap();
+        linux::mount::tmpfs(Path::new("/sys/fs/cgroup"), c"size=4k", linux::mount::Access::ReadOnly).unwrap();
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(async {
+            let world = World::new();
+            let key = world.pod("unbounded", sleeper());
+            world.until_status(&key, "/containerStatuses/0/ready", json!(true)).await;
+            let told = world.told();
+            let said = told.iter().find(|told| told.starts_with("NotBounded: ")).expect("an event");
+            assert!(
+                said.starts_with("NotBounded: This machine does not bound the number of its processes: cannot make")
+                    && said.contains("; its memory: cannot make")
+                    && said.ends_with("; see: tidegate check"),
+                "{said}"
+            );
+        });
+    };
+    std::thread::spawn(world).join().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
