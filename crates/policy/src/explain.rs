@@ -16,7 +16,7 @@ use crate::mesh::{PolicyId, WorkloadId};
 use crate::record::Outcome;
 use crate::ruleset::{Found, RuleAt, Stage};
 use crate::snapshot::Snapshot;
-use crate::spec::{Attribute, Entry, Values};
+use crate::spec::{Attribute, Entry, Match, Value, Values};
 
 /// A decision with what led to it.
 #[derive(Debug)]
@@ -58,12 +58,31 @@ pub struct RuleTrace {
 pub struct FieldTrace {
     /// For instance `from[0].source.namespaces`.
     pub field: String,
+    /// What is looked at.
+    pub attribute: Attribute,
+    /// Its name as written: `namespaces`, or the key of a condition.
+    pub written: Arc<str>,
     /// What the policy wants, in words.
     pub wanted: String,
     /// What the connection has.
     pub found: String,
-    /// Did it match; `None` if that depends on bytes not seen.
+    /// Did it match; `None` if that depends on bytes not seen, or if the field is not compared at all.
     pub matched: Option<bool>,
+    /// Why the field, or a value of it, is left out of the comparison.
+    pub left_out: Option<LeftOut>,
+}
+
+/// Why something that is written is not compared (S-41 to S-48).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LeftOut {
+    /// Only HTTP has it, and this is TCP.
+    HttpOnly,
+    /// The profile has no such field.
+    Ignored,
+    /// Nobody knows the key.
+    UnknownKey,
+    /// A value cannot be read.
+    Unreadable,
 }
 
 /// What a denied connection lacked to be permitted by the rule that came closest.
@@ -188,18 +207,39 @@ fn parts(at: &RuleAt) -> impl Iterator<Item = Part<'_>> {
 }
 
 impl Part<'_> {
-    /// Every comparison; the second value says whether it failed.
+    /// Every field; the second value says whether it was compared and did not match.
     fn fields(&self, view: &View<'_>) -> Vec<(FieldTrace, bool)> {
-        let field = |check: &Check| {
-            let written = self.written.matches.get(check.written)?;
-            let truth = check.truth(view);
-            let field =
-                if self.is_condition { self.place.clone() } else { format!("{}.{}", self.place, written.written) };
-            let wanted = in_words(check.attribute, written.wanted.as_ref(), written.unwanted.as_ref());
-            let trace = FieldTrace { field, wanted, found: found(check.attribute, view), matched: as_matched(truth) };
-            Some((trace, truth != Truth::True))
+        let field = |(position, written): (usize, &Match)| {
+            let check = self.compiled.checks.iter().find(|check| check.written == position);
+            let truth = check.map(|check| check.truth(view));
+            let trace = FieldTrace {
+                field: if self.is_condition {
+                    self.place.clone()
+                } else {
+                    format!("{}.{}", self.place, written.written)
+                },
+                attribute: written.attribute,
+                written: Arc::clone(&written.written),
+                wanted: in_words(written.attribute, written.wanted.as_ref(), written.unwanted.as_ref()),
+                found: found(written.attribute, view),
+                matched: truth.and_then(as_matched),
+                left_out: left_out(written, check),
+            };
+            (trace, truth.is_some_and(|truth| truth != Truth::True))
         };
-        self.compiled.checks.iter().filter_map(field).collect()
+        self.written.matches.iter().enumerate().map(field).collect()
+    }
+}
+
+fn left_out(written: &Match, check: Option<&Check>) -> Option<LeftOut> {
+    let values = [&written.wanted, &written.unwanted].into_iter().flatten().flatten();
+    let unreadable = || values.into_iter().any(|value| matches!(value, Value::Unreadable(_)));
+    match (written.attribute, check) {
+        (Attribute::Unknown, _) => Some(LeftOut::UnknownKey),
+        (_, Some(_)) => unreadable().then_some(LeftOut::Unreadable),
+        (Attribute::TrustDomain, None) => Some(LeftOut::Ignored), // S-45
+        (_, None) if unreadable() => Some(LeftOut::Unreadable),
+        (_, None) => Some(LeftOut::HttpOnly),
     }
 }
 
@@ -247,7 +287,7 @@ fn in_words(attribute: Attribute, wanted: Option<&Values>, unwanted: Option<&Val
     let list = |values: &Values, last: &str| {
         /// More values than this are counted instead of listed: the sentence stays one line.
         const LISTED_MAX: usize = 4;
-        let texts: Vec<&str> = values.iter().map(crate::spec::Value::text).collect();
+        let texts: Vec<&str> = values.iter().map(Value::text).collect();
         match texts.split_last() {
             Some((end, rest)) if !rest.is_empty() && texts.len() <= LISTED_MAX => {
                 format!("{} {last} {end}", rest.join(", "))
@@ -275,7 +315,7 @@ fn noun(attribute: Attribute) -> &'static str {
         Attribute::Port => "port",
         Attribute::ServerName => "server name",
         Attribute::Metadata => "filter metadata",
-        Attribute::Http => "HTTP attribute",
+        Attribute::Http | Attribute::Request => "HTTP attribute",
         Attribute::Unknown => "unknown attribute",
     }
 }
@@ -302,6 +342,7 @@ fn found(attribute: Attribute, view: &View<'_>) -> String {
             Some("") => "none".to_owned(),
             Some(name) => name.to_owned(),
         },
+        Attribute::Request => "known when the request comes".to_owned(),
         Attribute::Metadata | Attribute::Http | Attribute::Unknown => "none".to_owned(),
     }
 }

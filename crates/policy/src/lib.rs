@@ -4,6 +4,7 @@
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 pub mod address;
+pub mod ask;
 pub mod compile;
 pub mod decide;
 pub mod explain;
@@ -13,6 +14,7 @@ mod matcher;
 pub mod mesh;
 mod mtls;
 pub mod parse;
+pub mod port;
 pub mod record;
 mod ruleset;
 pub mod snapshot;

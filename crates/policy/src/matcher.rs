@@ -86,6 +86,8 @@ pub(crate) enum Set {
     Destination(Blocks),
     Ports(Vec<u16>),
     ServerName(TextSet),
+    /// Something that is known when the request comes.
+    Request,
     /// Nothing ever matches (S-61).
     Nothing,
 }
@@ -114,6 +116,7 @@ impl Set {
                 Some(name) => !name.is_empty() && set.matches(name), // S-60
                 None => return Truth::Unknown,
             },
+            Self::Request => return Truth::Unknown,
             Self::Nothing => false,
         })
     }
@@ -128,7 +131,12 @@ impl Set {
             | Self::Namespaces(_)
             | Self::ServiceAccounts(_)
             | Self::TrustDomains(_) => true,
-            Self::Source(_) | Self::Destination(_) | Self::Ports(_) | Self::ServerName(_) | Self::Nothing => false,
+            Self::Source(_)
+            | Self::Destination(_)
+            | Self::Ports(_)
+            | Self::ServerName(_)
+            | Self::Request
+            | Self::Nothing => false,
         }
     }
 }

@@ -192,6 +192,8 @@ pub enum Attribute {
     Metadata,
     /// Anything that only HTTP has: hosts, methods, paths, requestPrincipals, `request.*`.
     Http,
+    /// The same, and `remote.ip`, where the port carries HTTP: not known before the request comes. No document is read as this.
+    Request,
     /// A condition key that nobody knows; only in objects that bypassed admission.
     Unknown,
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use api::{Object, Objects};
+use policy::port;
 use policy::spec::{Attribute, AuthorizationPolicy, PeerAuthentication, Scope, Values};
 use policy::{Labels, Mesh, Service, WorkloadId};
 
@@ -338,7 +339,7 @@ fn http_ports(selected: &Selected<'_>, mesh: &Mesh) -> Option<Remark> {
     let mut ports: Vec<String> = services_of(selected, mesh)
         .into_iter()
         .flat_map(|service| service.ports.iter().map(move |port| (service, port)))
-        .filter(|(_, port)| may_be_http(port.app_protocol.as_deref(), port.name.as_deref(), port.port))
+        .filter(|(_, port)| port::declared(port) != port::Carries::Tcp)
         .map(|(service, port)| format!("{} (service `{}`)", port.target, service.name))
         .collect();
     ports.dedup();
@@ -351,18 +352,6 @@ fn http_ports(selected: &Selected<'_>, mesh: &Mesh) -> Option<Remark> {
         ),
     };
     Some(Remark::new(Code::HttpPort, "", message))
-}
-
-/// S-84: whatever is not declared to be TCP is HTTP or found out by its bytes.
-fn may_be_http(app_protocol: Option<&str>, name: Option<&str>, port: u16) -> bool {
-    const TCP_PORTS: [u16; 4] = [25, 53, 3306, 27017];
-    let word =
-        app_protocol.or_else(|| name.and_then(|name| name.split('-').next())).unwrap_or_default().to_ascii_lowercase();
-    match word.as_str() {
-        "tcp" | "tls" | "https" | "mongo" | "redis" | "mysql" | "kubernetes.io/wss" => false,
-        "http" | "http2" | "grpc" | "grpc-web" | "http_proxy" | "kubernetes.io/h2c" | "kubernetes.io/ws" => true,
-        _ => !TCP_PORTS.contains(&port),
-    }
 }
 
 fn listed(pods: &[WorkloadId]) -> String {

@@ -159,6 +159,7 @@ impl Context<'_> {
             Attribute::DestinationIp => Set::Destination(blocks(values)?),
             Attribute::Port => Set::Ports(ports(values)?),
             Attribute::ServerName => Set::ServerName(TextSet::new(texts())),
+            Attribute::Request => Set::Request,
             Attribute::Metadata | Attribute::Http | Attribute::Unknown => Set::Nothing, // S-61
         })
     }

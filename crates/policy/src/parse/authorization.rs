@@ -240,6 +240,7 @@ fn is_identity(found: &Match) -> bool {
             | Attribute::ServiceAccount
             | Attribute::TrustDomain
             | Attribute::Http
+            | Attribute::Request
     )
 }
 

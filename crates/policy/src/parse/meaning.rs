@@ -206,6 +206,7 @@ fn one_value(reader: &mut Reader, attribute: Attribute, value: &Value, settings:
         | Attribute::Port
         | Attribute::Metadata
         | Attribute::Http
+        | Attribute::Request
         | Attribute::Unknown => {}
     }
 }

@@ -93,6 +93,7 @@ fn value(reader: &mut Reader, text: &str, attribute: Attribute, place: Place, ch
         | Attribute::ServerName
         | Attribute::Metadata
         | Attribute::Http
+        | Attribute::Request
         | Attribute::Unknown => Value::Text(kept),
     }
 }

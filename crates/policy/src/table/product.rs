@@ -121,7 +121,9 @@ fn axis(check: &Check) -> Axis {
         }
         Attribute::SourceIp | Attribute::RemoteIp => Axis::Address,
         Attribute::Port => Axis::Port,
-        Attribute::DestinationIp | Attribute::Metadata | Attribute::Http | Attribute::Unknown => Axis::Constant,
+        Attribute::DestinationIp | Attribute::Metadata | Attribute::Http | Attribute::Request | Attribute::Unknown => {
+            Axis::Constant
+        }
         Attribute::ServerName => Axis::Bytes,
     }
 }
