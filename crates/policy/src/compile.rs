@@ -5,13 +5,14 @@
 mod alias;
 pub(crate) mod rule;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use rule::Effect;
 
 use crate::address::canonical;
+use crate::hash::{Keyed, Map};
 use crate::identity::SpiffeId;
 use crate::mesh::{Labels, Mesh, PolicyId, Profile, Settings, Workload, WorkloadId};
 use crate::mtls::{Levels, Mtls};
@@ -27,8 +28,8 @@ pub fn compile(mesh: &Mesh, generation: u64, before: Option<&Snapshot>) -> Snaps
     let policies = compile_policies(&mesh.policies, &settings, before);
     let candidates = Candidates::new(&policies, &settings);
     let levels = Levels::new(&mesh.peer_authentications, &settings);
-    let mut rulesets: HashMap<Vec<usize>, Arc<Ruleset>> = HashMap::new();
-    let mut workloads = HashMap::with_capacity(mesh.workloads.len());
+    let mut rulesets: Map<Vec<usize>, Arc<Ruleset>> = Map::default();
+    let mut workloads = Map::with_capacity_and_hasher(mesh.workloads.len(), Keyed::default());
     for workload in &mesh.workloads {
         let old = before.and_then(|before| before.workloads.get(&workload.id));
         // Outside the mesh nothing is enforced, so nothing may be decided there that is not.
@@ -116,7 +117,7 @@ fn is_applied(policy: &AuthorizationPolicy, settings: &Settings) -> bool {
 
 /// Policies where a workload can find those that apply to it without looking at all others.
 struct Candidates<'a> {
-    by_namespace: HashMap<&'a str, InNamespace<'a>>,
+    by_namespace: Map<&'a str, InNamespace<'a>>,
     root: &'a str,
 }
 
@@ -124,12 +125,12 @@ struct Candidates<'a> {
 struct InNamespace<'a> {
     unselective: Vec<&'a Arc<CompiledPolicy>>,
     /// By the first label of the selector, which a selected workload must have.
-    by_label: HashMap<(&'a str, &'a str), Vec<&'a Arc<CompiledPolicy>>>,
+    by_label: Map<(&'a str, &'a str), Vec<&'a Arc<CompiledPolicy>>>,
 }
 
 impl<'a> Candidates<'a> {
     fn new(policies: &'a [Arc<CompiledPolicy>], settings: &'a Settings) -> Self {
-        let mut by_namespace: HashMap<&str, InNamespace<'_>> = HashMap::new();
+        let mut by_namespace: Map<&str, InNamespace<'_>> = Map::default();
         for policy in policies.iter().filter(|policy| is_applied(&policy.spec, settings)) {
             let place = by_namespace.entry(policy.id().namespace.as_str()).or_default();
             match labels(policy).and_then(|labels| labels.iter().next()) {
@@ -170,12 +171,12 @@ fn selects(policy: &CompiledPolicy, workload: &Labels) -> bool {
     labels(policy).is_none_or(|labels| labels.iter().all(|(key, value)| workload.get(key) == Some(value)))
 }
 
-type Named = HashMap<IpAddr, WorkloadId>;
+type Named = Map<IpAddr, WorkloadId>;
 type Attested = BTreeMap<IpAddr, SpiffeId>;
 
 /// Who has which address. An address that two workloads claim belongs to neither: no identity is better than a wrong one.
 fn sources(workloads: &[Workload], settings: &Settings) -> (Named, Attested) {
-    let (mut names, mut attested) = (Named::new(), Attested::new());
+    let (mut names, mut attested) = (Named::default(), Attested::new());
     let mut contested: Vec<IpAddr> = Vec::new();
     for workload in workloads {
         let identity = workload.identity(settings);
@@ -198,4 +199,4 @@ fn sources(workloads: &[Workload], settings: &Settings) -> (Named, Attested) {
 }
 
 /// The compiled policies of a snapshot by name.
-pub(crate) type Policies = HashMap<Arc<PolicyId>, Arc<CompiledPolicy>>;
+pub(crate) type Policies = Map<Arc<PolicyId>, Arc<CompiledPolicy>>;

@@ -110,7 +110,7 @@ impl Reason {
 /// The right to move the bytes of one connection. Only a decision makes it, and it cannot be copied.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Permit {
-    // INVARIANT: made by `Decision::new` alone, from a reason that permits.
+    // INVARIANT: made by `Decision::of` alone, from a reason that permits.
     _made_here: (),
 }
 
@@ -163,16 +163,20 @@ pub struct ShadowVerdict {
 }
 
 impl Decision {
-    fn new(reason: Reason, at: Option<&RuleAt>, generation: u64) -> Self {
+    fn new(reason: Reason, generation: u64) -> Self {
+        Self::of(reason, None, So::default(), generation)
+    }
+
+    fn of(reason: Reason, at: Option<&RuleAt>, so: So<'_>, generation: u64) -> Self {
         let verdict = if reason.permits() { Ok(Permit { _made_here: () }) } else { Err(Denial { reason }) };
         Self {
             verdict,
             reason,
             policy: at.map(|at| Arc::clone(at.policy.id())),
             rule: at.map(|at| at.index),
-            audit: None,
-            consulted: false,
-            shadow: Shadow::default(),
+            audit: so.audit,
+            consulted: so.consulted,
+            shadow: so.shadow,
             generation,
         }
     }
@@ -215,7 +219,7 @@ impl Snapshot {
             Some(state) => {
                 Judge { settings: &self.settings, generation: self.generation, seen, connection }.judge(state, recorder)
             }
-            None => Decision::new(Reason::UnknownWorkload, None, self.generation), // fail closed
+            None => Decision::new(Reason::UnknownWorkload, self.generation), // fail closed
         }
     }
 }
@@ -273,7 +277,7 @@ impl Judge<'_> {
     fn judge<'a, R: Recorder<'a>>(&self, state: &'a WorkloadState, recorder: &mut R) -> Decision {
         let mode = state.mtls.at(self.connection.port);
         if mode == Effective::Strict && !self.has_mutual_tls() {
-            let mut decision = Decision::new(Reason::MtlsRequired, None, self.generation); // S-79
+            let mut decision = Decision::new(Reason::MtlsRequired, self.generation); // S-79
             decision.policy.clone_from(&state.mtls.named);
             return decision;
         }
@@ -288,8 +292,7 @@ impl Judge<'_> {
         if ruleset.trial_deny.policies + ruleset.trial_allow.policies > 0 {
             so.shadow.if_enforced = Some(if_enforced(ruleset, &view, reason));
         }
-        let So { audit, consulted, shadow, .. } = so;
-        Decision { audit, consulted, shadow, ..Decision::new(reason, at, self.generation) }
+        Decision::of(reason, at, so, self.generation)
     }
 
     /// S-31, with the trials of S-71 before each enforced stage.
@@ -379,6 +382,7 @@ impl Judge<'_> {
         self.view(state.mtls.at(self.connection.port))
     }
 
+    #[inline]
     fn view(&self, mode: Effective) -> View<'_> {
         let Connection { source, peer, destination, port, sni, .. } = self.connection;
         let names = match (peer, self.settings.profile) {

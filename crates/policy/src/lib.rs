@@ -9,6 +9,7 @@ pub mod compile;
 pub mod decide;
 pub mod explain;
 pub mod finding;
+mod hash;
 pub mod identity;
 mod matcher;
 pub mod mesh;

@@ -1,11 +1,12 @@
 //! The compiled state of one generation: immutable, shared by pointer, read without locks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::address::canonical;
 use crate::compile::Policies;
+use crate::hash::Map;
 use crate::identity::{Peer, SpiffeId};
 use crate::matcher::Set;
 use crate::mesh::{PolicyId, Settings, Workload, WorkloadId};
@@ -19,8 +20,8 @@ pub struct Snapshot {
     pub(crate) generation: u64,
     pub(crate) settings: Arc<Settings>,
     pub(crate) policies: Policies,
-    pub(crate) workloads: HashMap<WorkloadId, Arc<WorkloadState>>,
-    pub(crate) names: HashMap<IpAddr, WorkloadId>,
+    pub(crate) workloads: Map<WorkloadId, Arc<WorkloadState>>,
+    pub(crate) names: Map<IpAddr, WorkloadId>,
     /// The addresses whose traffic carries an identity that the kernel attests.
     pub(crate) attested: Arc<BTreeMap<IpAddr, SpiffeId>>,
 }

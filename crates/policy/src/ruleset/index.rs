@@ -63,6 +63,7 @@ impl Index {
     }
 
     /// Positions of all rules that may match, ascending.
+    #[inline]
     pub(super) fn candidates(&self, view: &View<'_>) -> impl Iterator<Item = usize> {
         let coarse = Coarse::of(view);
         let (mut one, mut other) = (self.at_port(view.port).iter(), self.any_port.iter());
