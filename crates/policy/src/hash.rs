@@ -42,17 +42,18 @@ impl Folded {
 impl Hasher for Folded {
     #[inline]
     fn write(&mut self, bytes: &[u8]) {
-        self.0 = self.0.wrapping_add(bytes.len() as u64);
         let (words, rest) = bytes.as_chunks::<8>();
         for word in words {
             self.add(u64::from_le_bytes(*word));
         }
         if let (Some(first), Some(last)) = (rest.first_chunk::<4>(), rest.last_chunk::<4>()) {
-            // They may overlap: of equal lengths only equal bytes give equal words.
+            // They may overlap.
             self.add(u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last)));
         } else if let (Some(first), Some(middle), Some(last)) = (rest.first(), rest.get(rest.len() / 2), rest.last()) {
             self.add(u64::from(*first) << 16 | u64::from(*middle) << 8 | u64::from(*last));
         }
+        // Of equal lengths only equal bytes give equal words; the length comes after them, where no byte can undo it.
+        self.0 = self.0.wrapping_add(bytes.len() as u64);
     }
 
     #[inline]
