@@ -7,7 +7,7 @@ pub(crate) mod nearest;
 mod pods;
 pub(crate) mod references;
 mod size;
-mod words;
+pub(crate) mod words;
 
 use std::sync::Arc;
 

@@ -28,6 +28,7 @@ use policy::{Mesh, Profile, Snapshot, Workload};
 pub use diagnostic::{Diagnostic, Edit, Fix, Label, apply, fixed};
 
 use crate::admission::references::{self, World};
+use crate::admission::words;
 use crate::bundle::{Bundle, Fault, Translated};
 use crate::finding::{Level, Remark};
 use crate::mesh_config::MeshConfig;
@@ -92,6 +93,9 @@ fn policies(pass: &mut Pass<'_>) {
         }
         traps::shapes(pass, &view, &policy);
         pass.remarks(&view, &references::authorization_policy(&policy, &world));
+        let annotations: Vec<Remark> =
+            view.object.map(|object| words::annotations(object).collect()).unwrap_or_default();
+        pass.remarks(&view, &annotations);
         clients::identities(pass, &view, &policy);
         clients::blocks(pass, &view, &policy);
         trials::leftovers(pass, &view, &policy);

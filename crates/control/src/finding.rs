@@ -103,7 +103,8 @@ pub fn story(code: &str) -> Option<String> {
 pub fn of_policy(code: PolicyCode) -> Entry {
     let level = match code.severity() {
         Severity::Schema | Severity::Refused => Level::Error,
-        Severity::Advice if is_meant(code) => Level::Note,
+        // What hangs on a gateway or a waypoint is enforced there.
+        Severity::Advice if is_meant(code) || code == PolicyCode::TargetRefsIgnored => Level::Note,
         Severity::Warning | Severity::Advice => Level::Warning,
     };
     let worth = match code {

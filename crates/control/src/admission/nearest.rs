@@ -8,8 +8,19 @@ const COMPARED_MAX: usize = 64;
 /// The word that is nearest to the wanted one, if it is near enough to be a slip of the keyboard.
 pub(crate) fn nearest_word<'a>(wanted: &str, there: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let near_enough = (wanted.chars().count() / 3).clamp(1, 3);
-    let ranked = there.map(|word| (distance(wanted, word), word));
+    // Two letters in each other's place are one slip.
+    let steps = |word: &str| if is_swapped(wanted, word) { 1 } else { distance(wanted, word) };
+    let ranked = there.map(|word| (steps(word), word));
     ranked.min().filter(|(steps, _)| *steps <= near_enough).map(|(_, word)| word)
+}
+
+/// Whether one word is the other with two neighbouring letters exchanged.
+fn is_swapped(one: &str, other: &str) -> bool {
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
+    let differing: Vec<(&char, &char)> = one.iter().zip(&other).filter(|(one, other)| one != other).collect();
+    let at = one.iter().zip(&other).position(|(one, other)| one != other);
+    let neighbours = at.is_some_and(|at| one.get(at + 1) != other.get(at + 1));
+    one.len() == other.len() && neighbours && matches!(differing.as_slice(), [(a, b), (c, d)] if a == d && b == c)
 }
 
 /// A sentence on the labels that come nearest to those of a selector; none if nothing is near.

@@ -158,7 +158,7 @@ impl<'a> Selected<'a> {
             remarks.push(Remark::new(Code::NotInMesh, if selector.is_some() { "spec.selector" } else { "" }, message));
         }
         if !self.whole_mesh && !mesh.namespaces.contains(self.namespace) {
-            remarks.push(unknown_namespace("metadata.namespace", self.namespace, world));
+            remarks.extend(unknown_namespace("metadata.namespace", self.namespace, world));
         }
         remarks
     }
@@ -195,19 +195,21 @@ fn has_labels(found: &serde_json::Value, selector: &Labels) -> bool {
 }
 
 fn namespaces(path: &str, values: &Values, world: &World<'_>) -> Vec<Remark> {
-    if !world.has_workloads() {
-        return Vec::new();
-    }
     let unknown = values.iter().map(policy::spec::Value::text).enumerate();
     unknown
         .filter(|(_, name)| !name.contains('*') && !world.mesh.namespaces.contains(*name))
-        .map(|(index, name)| unknown_namespace(&format!("{path}[{index}]"), name, world))
+        .filter_map(|(index, name)| unknown_namespace(&format!("{path}[{index}]"), name, world))
         .collect()
 }
 
-fn unknown_namespace(path: &str, name: &str, world: &World<'_>) -> Remark {
+/// Whatever a set of files goes to may have other namespaces: without any of its own nothing is said, and with some only a slip is
+/// more than a note.
+fn unknown_namespace(path: &str, name: &str, world: &World<'_>) -> Option<Remark> {
     let near = nearest_word(name, world.mesh.namespaces.iter().map(String::as_str));
-    let near = near.filter(|near| world.whole || is_slip(name, near));
+    let near = near.filter(|near| world.whole || is_slip(name, near) && world.has_workloads());
+    if !world.whole && near.is_none() && world.objects.list("", "namespaces").next().is_none() {
+        return None;
+    }
     let hint = near.map(|near| format!("; did you mean `{near}`")).unwrap_or_default();
     let message = if world.whole {
         format!("namespace `{name}` does not exist{hint}")
@@ -215,7 +217,7 @@ fn unknown_namespace(path: &str, name: &str, world: &World<'_>) -> Remark {
         format!("namespace `{name}` is not in this set{hint}")
     };
     let remark = Remark::new(Code::NamespaceUnknown, path, message).instead(near.map(str::to_owned));
-    world.weighed(remark, name, near)
+    Some(world.weighed(remark, name, near))
 }
 
 fn service_accounts(path: &str, values: &Values, own: &str, world: &World<'_>) -> Vec<Remark> {
@@ -262,7 +264,7 @@ fn account(path: &str, namespace: &str, name: &str, world: &World<'_>) -> Option
         return None;
     }
     if !world.mesh.namespaces.contains(namespace) {
-        let remark = unknown_namespace(path, namespace, world);
+        let remark = unknown_namespace(path, namespace, world)?;
         let instead = remark.instead.clone().map(|near| (near, name.to_owned()));
         return Some(Account { remark, instead });
     }

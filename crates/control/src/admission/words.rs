@@ -8,7 +8,7 @@ use crate::finding::{Code, Remark};
 pub(super) const TRIAL_OF: &str = "tidegate.io/trial-of";
 
 /// Annotations of a policy that nothing reads yet.
-pub(super) fn annotations(policy: &Object) -> impl Iterator<Item = Remark> {
+pub(crate) fn annotations(policy: &Object) -> impl Iterator<Item = Remark> {
     policy.annotations().filter(|(name, _)| *name != TRIAL_OF && name.starts_with("tidegate.io/")).map(|(name, _)| {
         let instead = match name {
             "tidegate.io/existing" => "connections that are no longer permitted are reset",

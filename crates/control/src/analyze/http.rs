@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use policy::Service;
+use policy::port::{Carries, declared};
 use policy::spec::{Attribute, AuthorizationPolicy, Rule, Scope};
 
 use super::Pass;
@@ -58,13 +59,14 @@ pub(super) fn ports(pass: &Pass<'_>, policy: &AuthorizationPolicy, rule: &Rule) 
         return Ports { other: true, ..ports };
     }
     let mut services: Vec<&Service> = services(pass, policy);
-    services.sort_by(|a, b| (&a.created, &a.name).cmp(&(&b.created, &b.name)));
+    // S-84: the oldest has the word; manifests have no times.
+    services.sort_by_key(|service| (service.created.is_none(), &service.created, &service.name));
     let mut seen = BTreeSet::new();
     for (service, port) in services.iter().flat_map(|service| service.ports.iter().map(move |port| (service, port))) {
         if (named && !wanted.contains(&port.target)) || !seen.insert((service.namespace.as_str(), port.target)) {
             continue;
         }
-        if carries_tcp(port.app_protocol.as_deref(), port.name.as_deref(), port.port) {
+        if declared(port) == Carries::Tcp {
             ports.tcp.insert(port.target);
         } else {
             ports.other = true;
@@ -96,21 +98,9 @@ fn services<'a>(pass: &Pass<'a>, policy: &AuthorizationPolicy) -> Vec<&'a Servic
 }
 
 /// The labels that gateways bear; what they carry is for the gateway to say.
-fn is_gateway(policy: &AuthorizationPolicy) -> bool {
+pub(super) fn is_gateway(policy: &AuthorizationPolicy) -> bool {
     let Scope::Labels(labels) = &policy.scope else { return false };
     labels.iter().any(|(key, value)| {
         key.starts_with("gateway.networking.k8s.io/") || (key == "istio" || key == "app") && value.ends_with("gateway")
     })
-}
-
-/// S-84.
-fn carries_tcp(app_protocol: Option<&str>, name: Option<&str>, port: u16) -> bool {
-    const TCP_PORTS: [u16; 4] = [25, 53, 3306, 27017];
-    let word =
-        app_protocol.or_else(|| name.and_then(|name| name.split('-').next())).unwrap_or_default().to_ascii_lowercase();
-    match word.as_str() {
-        "tcp" | "tls" | "https" | "mongo" | "redis" | "mysql" | "kubernetes.io/wss" => true,
-        "http" | "http2" | "grpc" | "grpc-web" | "http_proxy" | "kubernetes.io/h2c" | "kubernetes.io/ws" => false,
-        _ => TCP_PORTS.contains(&port),
-    }
 }

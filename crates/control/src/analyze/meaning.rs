@@ -46,7 +46,7 @@ pub(super) fn authorization<'a>(
             pass.found.push(told);
         }
     }
-    for found in findings.iter().filter(|found| !is_on_rule(found)) {
+    for found in findings.iter().filter(|found| !is_on_rule(found) && !is_empty_value(found)) {
         match (found.code, last_void) {
             // It follows from the void rules, or, where those may well be about HTTP, does not.
             (Code::AllowsNothing, Some(at)) => {
@@ -72,6 +72,11 @@ pub(super) fn plain<'a>(pass: &mut Pass<'a>, view: &View<'a>, findings: &[Findin
 
 fn is_on_rule(found: &Finding) -> bool {
     ON_RULES.contains(&found.code) && matches!(found.path.steps(), [_, _, policy::finding::Step::Index(_)])
+}
+
+/// An empty string is no port and no address either, which needs no saying beside that it is empty.
+fn is_empty_value(found: &Finding) -> bool {
+    matches!(found.code, Code::BadPort | Code::BadIp) && found.message.starts_with("``")
 }
 
 /// A rule with findings on it as a whole.
@@ -100,13 +105,12 @@ impl OneRule<'_, '_> {
             Code::RuleVoid | Code::RuleWidened | Code::RuleDead | Code::DenyHttpOnly => self.on_fields(main, &ports),
             _ => self.view.at(Diagnostic::new(finding::of_policy(main.code), &main.message), &self.path(), ""),
         };
-        for (_, _, other) in rest.iter().filter(|(.., other)| {
-            // Each says what the other says.
-            !matches!(
-                (main.code, other.code),
-                (Code::RuleWidened, Code::DenyHttpOnly) | (Code::DenyHttpOnly, Code::RuleWidened)
-            )
-        }) {
+        // Each says what the other says.
+        let repeated = |code: Code| {
+            matches!(main.code, Code::RuleWidened | Code::DenyHttpOnly | Code::RuleDead)
+                && matches!(code, Code::RuleWidened | Code::DenyHttpOnly)
+        };
+        for (.., other) in rest.iter().filter(|(.., other)| !repeated(other.code)) {
             told = told.note(other.message.clone());
         }
         Some(told.level(*level))
@@ -120,6 +124,10 @@ impl OneRule<'_, '_> {
             Code::DenyAllTcp if self.rule.from.is_empty() && self.rule.to.is_empty() && self.rule.when.is_empty() => {
                 Some(Level::Note) // It is written in so many words.
             }
+            // What a gateway does is not told apart by profile.
+            Code::ProfilesDisagree if http::is_gateway(self.policy) => None,
+            // The finding on the field itself says it better.
+            Code::RuleWidened if self.pass.ambient() && !by_http && self.only_trust_domains() => None,
             Code::DenyHttpOnly if ports.tcp.is_empty() && ports.other => Some(Level::Note),
             Code::DenyHttpOnly => Some(usual),
             _ if self.pass.ambient() || !by_http => Some(usual),
@@ -140,8 +148,8 @@ impl OneRule<'_, '_> {
         let names = listed(&fields);
         let message = match found.code {
             Code::RuleVoid => format!("{names} makes this {action} rule void on TCP"),
-            Code::RuleDead => format!("nothing is left of this {action} rule without {names}"),
-            _ => format!("without {names}, which TCP does not have, this {action} rule matches more than it says"),
+            Code::RuleDead => format!("{names} is dropped on TCP, and nothing is left of this {action} rule"),
+            _ => format!("{names} is dropped on TCP, so that this {action} rule matches more than it says"),
         };
         let mut told = self.view.at(Diagnostic::new(entry, message), &first.named_at(), why(first));
         let written = written::of_rule(self.index, self.rule);
@@ -150,6 +158,7 @@ impl OneRule<'_, '_> {
             let says = match found.code {
                 Code::RuleVoid => "so these ports are not opened",
                 Code::RuleDead => "so these ports are not closed",
+                _ if self.policy.action == Action::Deny => "so all of these ports is denied",
                 _ => "so all of these ports is matched",
             };
             told = self.view.at(told, &field.path, says);
@@ -162,7 +171,7 @@ impl OneRule<'_, '_> {
     }
 
     fn consequence(&self, told: Diagnostic, code: Code, ports: &Ports) -> Diagnostic {
-        if ports.unknown() && code != Code::DenyHttpOnly {
+        if ports.unknown() && code != Code::DenyHttpOnly && !self.pass.ambient() {
             return told.note("this is so on ports that carry TCP; no Service in this set says what the ports carry");
         }
         let whom = self.selected();
@@ -210,6 +219,10 @@ impl OneRule<'_, '_> {
             }
         });
         all
+    }
+
+    fn only_trust_domains(&self) -> bool {
+        self.offending().iter().all(|field| field.field.attribute == Attribute::TrustDomain)
     }
 
     fn selected(&self) -> String {

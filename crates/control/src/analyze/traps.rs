@@ -11,7 +11,7 @@ use crate::finding::{Code, Level};
 pub(super) fn shapes<'a>(pass: &mut Pass<'a>, view: &View<'a>, policy: &AuthorizationPolicy) {
     half_of_an_and(pass, view, policy);
     alternative_sources(pass, view, policy);
-    empty_lists(pass, view, policy);
+    empty_lists(pass, view);
     no_rules(pass, view, policy);
 }
 
@@ -22,7 +22,6 @@ fn half_of_an_and<'a>(pass: &mut Pass<'a>, view: &View<'a>, policy: &Authorizati
         let split = match (shape(one), shape(other)) {
             ((true, false, false), (false, true, _)) => Some(("from", "to")),
             ((true, false | true, false) | (false, true, false), (false, false, true)) => Some(("", "when")),
-            ((false, true, false), (true, false, _)) => Some(("to", "from")),
             _ => None,
         };
         let Some((first, second)) = split else { continue };
@@ -94,18 +93,18 @@ fn is_address(attribute: Attribute) -> bool {
 }
 
 /// Lists that are there and hold nothing.
-fn empty_lists<'a>(pass: &mut Pass<'a>, view: &View<'a>, policy: &AuthorizationPolicy) {
+fn empty_lists<'a>(pass: &mut Pass<'a>, view: &View<'a>) {
     let Some(object) = view.object else { return };
     for (index, rule) in object.items_at("/spec/rules").iter().enumerate() {
         let path = format!("spec.rules[{index}]");
         for name in ["from", "to", "when"] {
             if is_empty(rule.get(name)) {
-                let whom = match name {
-                    "from" => "everybody",
-                    "to" => "every port",
-                    _ => "every connection",
+                let means = match name {
+                    "from" => ": the rule is for everybody",
+                    "to" => ": the rule is for every port",
+                    _ => "",
                 };
-                empty_list(pass, view, policy, &format!("{path}.{name}"), whom);
+                empty_list(pass, view, &format!("{path}.{name}"), means);
             }
             let entries = rule.get(name).and_then(Value::as_array).into_iter().flatten().enumerate();
             for (position, entry) in entries {
@@ -113,7 +112,7 @@ fn empty_lists<'a>(pass: &mut Pass<'a>, view: &View<'a>, policy: &AuthorizationP
                 let Some(fields) = entry.get(inner).and_then(Value::as_object) else { continue };
                 for (field, _) in fields.iter().filter(|(_, value)| is_empty(Some(value))) {
                     let path = format!("{path}.{name}[{position}].{inner}.{field}");
-                    empty_list(pass, view, policy, &path, "any value");
+                    empty_list(pass, view, &path, "");
                 }
             }
         }
@@ -124,16 +123,14 @@ fn is_empty(value: Option<&Value>) -> bool {
     value.is_some_and(|value| value.is_null() || value.as_array().is_some_and(Vec::is_empty))
 }
 
-fn empty_list<'a>(pass: &mut Pass<'a>, view: &View<'a>, policy: &AuthorizationPolicy, path: &str, means: &str) {
+fn empty_list<'a>(pass: &mut Pass<'a>, view: &View<'a>, path: &str, means: &str) {
     let name = path.rsplit('.').next().unwrap_or_default();
-    let effect = if policy.action == Action::Allow { "lets in" } else { "is for" };
-    let message = format!("an empty `{name}` restricts nothing: the rule {effect} {means}");
-    let told = view.at(Diagnostic::new(Code::EmptyMeansAny.entry(), message), path, "as if it were not written");
+    let message = format!("an empty `{name}` restricts nothing, as if it were not written{means}");
+    let told = view.at(Diagnostic::new(Code::EmptyMeansAny.entry(), message), path, "");
+    let help = format!("if that is meant, leave `{name}` out; otherwise fill it");
     pass.found.push(match view.removed(path) {
-        Some(edit) => {
-            told.fix(format!("if {means} is meant, leave `{name}` out; otherwise fill it"), vec![edit], false)
-        }
-        None => told.help(format!("if {means} is meant, leave `{name}` out; otherwise fill it")),
+        Some(edit) => told.fix(help, vec![edit], false),
+        None => told.help(help),
     });
 }
 
