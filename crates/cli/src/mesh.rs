@@ -60,6 +60,7 @@ pub(crate) struct Options {
 pub(crate) struct Mesh {
     server: Server,
     kubelet: Kubelet,
+    dataplane: Dataplane,
     objects: Arc<RwLock<Objects>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     tasks: TaskTracker,
@@ -124,7 +125,7 @@ impl Mesh {
             dns,
             vips,
             translator: Translator::new(aliases),
-            dataplane,
+            dataplane: dataplane.clone(),
             snapshot: Arc::clone(&snapshot),
             records,
             settled: settle,
@@ -143,7 +144,7 @@ impl Mesh {
         let mut settled = settled;
         settled.wait_for(|revision| *revision > 0).await.context("the first look at the store")?;
         let port = address.port();
-        Ok(Self { server, kubelet, objects, snapshot, tasks, ending, port, started_in: begun.elapsed() })
+        Ok(Self { server, kubelet, dataplane, objects, snapshot, tasks, ending, port, started_in: begun.elapsed() })
     }
 
     /// Returns on Ctrl-C, SIGTERM, or when the terminal is closed.
@@ -177,6 +178,12 @@ impl Mesh {
 
     pub(crate) const fn started_in(&self) -> Duration {
         self.started_in
+    }
+
+    /// How often tables were written anew because somebody else had changed them.
+    pub(crate) async fn rewritten(&self) -> Result<u64> {
+        let status = self.dataplane.status().await.context("looking at the tables")?;
+        Ok(status.guard_rewritten + status.workloads.values().map(|one| one.rewritten).sum::<u64>())
     }
 
     /// A look at the objects.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use linux::netlink::{Protocol, Socket};
 use linux::nflog::Listener;
+use linux::nft::Changes;
 use linux::sysctl;
 use policy::mesh::WorkloadId;
 
@@ -34,10 +35,14 @@ pub(crate) struct Pod {
     pub(crate) sockets: Mutex<Socket>,
     pub(crate) generations: Arc<Generations>,
     pub(crate) resets: AtomicU64,
+    /// How often somebody else had changed its tables.
+    pub(crate) rewritten: AtomicU64,
     tally: Arc<Tally>,
     /// Counts that stood when it was attached, by an earlier process.
     before: [u64; 4],
     watched_as: u64,
+    /// Its number with the sentry; 0 until it has one.
+    heard_as: AtomicU64,
 }
 
 impl Pod {
@@ -71,6 +76,7 @@ impl Pod {
             lost: refused.saturating_sub(self.tally.received()) + self.tally.lost_here(),
             malformed,
             resets: self.resets.load(Ordering::Relaxed),
+            rewritten: self.rewritten.load(Ordering::Relaxed),
         }
     }
 }
@@ -79,6 +85,7 @@ struct Handles {
     listener: Listener,
     verdicts: Verdicts,
     sockets: Socket,
+    changes: Changes,
 }
 
 pub(crate) fn attach(shared: &Shared, net: &PodNet) -> Result<(), Error> {
@@ -114,13 +121,14 @@ fn enter(shared: &Shared, net: &PodNet) -> Result<Handles, Error> {
             listener: Listener::open(LOG_GROUP, LOG_BYTES).map_err(failed("listen to its refusals"))?,
             verdicts: Verdicts::open(net, shared.kernel).map_err(failed("load its first table"))?,
             sockets: Socket::open(Protocol::SockDiag).map_err(failed("list its sockets"))?,
+            changes: Changes::listen().map_err(failed("hear of changes of its tables"))?,
         })
     };
     net.netns.run(inside).map_err(failed("enter its network namespace"))?
 }
 
 fn admit(shared: &Shared, net: PodNet, handles: Handles) -> Result<(), Error> {
-    let Handles { listener, mut verdicts, sockets } = handles;
+    let Handles { listener, mut verdicts, sockets, changes } = handles;
     let failed = |source| Error::Load { workload: Box::new(net.workload.clone()), source };
     let before = verdicts.counters().map_err(failed)?;
     let (generations, tally) = (Arc::<Generations>::default(), Arc::<Tally>::default());
@@ -135,11 +143,14 @@ fn admit(shared: &Shared, net: PodNet, handles: Handles) -> Result<(), Error> {
         sockets: Mutex::new(sockets),
         generations,
         resets: AtomicU64::new(0),
+        rewritten: AtomicU64::new(0),
         tally,
         before,
         watched_as: shared.observer.watch(watched),
+        heard_as: AtomicU64::new(0),
         net,
     });
+    pod.heard_as.store(shared.sentry.watch(&pod, changes)?, Ordering::Relaxed);
     lock(&shared.pods).insert(pod.workload().clone(), Arc::clone(&pod));
     // A snapshot published from here on finds the pod. One published before may have missed it.
     if let Some(current) = shared.current.load_full() {
@@ -166,6 +177,7 @@ pub(crate) fn detach(shared: &Shared, workload: &WorkloadId) -> Result<(), Error
         failed = sever(&other, &pod.addresses()).err().or(failed);
     }
     shared.observer.forget(pod.watched_as);
+    shared.sentry.forget(pod.heard_as.load(Ordering::Relaxed));
     lock(&shared.guard).close(&pod.net).map_err(|source| Error::Guard { doing: "close", source })?;
     failed.map_or(Ok(()), Err)
 }

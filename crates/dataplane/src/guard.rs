@@ -87,11 +87,7 @@ impl Guard {
     /// Before a snapshot is put into force: addresses that it does not know as their workload's open nothing more.
     pub(crate) fn withdraw(&mut self, snapshot: &Snapshot) -> Result<(), linux::Error> {
         self.in_force = None;
-        if !self.table.is_there(&mut self.socket)? {
-            tracing::warn!("somebody else removed the guard; it is laid anew");
-            lay(&self.table, &self.node).commit(&mut self.socket)?;
-            self.close_others()?;
-        }
+        self.renew(None)?;
         let now = self.known_to(snapshot);
         let gone: BTreeSet<(u32, IpAddr)> = self.known.difference(&now).copied().collect();
         self.change(&gone, false)?;
@@ -113,6 +109,23 @@ impl Guard {
     /// it: some tables may not know the address yet.
     pub(crate) fn admit_late(&mut self, snapshot: &Snapshot) -> Result<(), linux::Error> {
         if self.in_force == Some(snapshot.generation()) { self.admit(snapshot) } else { Ok(()) }
+    }
+
+    /// Lays the guard anew if somebody else removed it or rules of it; whether that was so. What it knew of `current`, it
+    /// knows again, unless a snapshot is just being put into force.
+    pub(crate) fn renew(&mut self, current: Option<&Snapshot>) -> Result<bool, linux::Error> {
+        let is_whole = self.table.is_there(&mut self.socket)?
+            && self.table.rules(&mut self.socket, CHAIN).is_ok_and(|there| there == rules(&self.node).len());
+        if is_whole {
+            return Ok(false);
+        }
+        tracing::warn!("somebody else changed the guard; it is laid anew");
+        lay(&self.table, &self.node).commit(&mut self.socket)?;
+        self.close_others()?;
+        match current.filter(|current| self.in_force == Some(current.generation())) {
+            Some(current) => self.admit(current).map(|()| true),
+            None => Ok(true),
+        }
     }
 
     fn known_to(&self, snapshot: &Snapshot) -> BTreeSet<(u32, IpAddr)> {

@@ -2,7 +2,7 @@
 //! which workload, and what a snapshot decides.
 //!
 //! Per workload a verdict table in its own network namespace ([`verdicts`]); one guard in the node namespace ([`guard`]);
-//! refusals become records ([`observe`]); a change of policy puts the new table into force and then resets what it no
+//! refusals become records ([`observe`]); what somebody else changes is written anew ([`sentry`]); a change of policy puts the new table into force and then resets what it no
 //! longer permits ([`publish`], [`revoke`]). All of it is state of the kernel: it stays in force when this process ends.
 //!
 //! Not here: any proxy path. A verdict that would need bytes of the connection is a refusal.
@@ -16,6 +16,7 @@ mod attach;
 mod observe;
 mod publish;
 mod revoke;
+mod sentry;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use linux::netns::NetNs;
+use linux::nft::Changes;
 use policy::mesh::WorkloadId;
 use policy::record::Record;
 use policy::snapshot::Snapshot;
@@ -34,6 +36,7 @@ use guard::Guard;
 use observe::Observer;
 pub use publish::{Enforcement, Report, Trouble};
 use selftest::Kernel;
+use sentry::Sentry;
 
 /// A pod's network as the node made it.
 #[derive(Debug, Clone)]
@@ -78,6 +81,7 @@ struct Shared {
     kernel: Kernel,
     guard: Mutex<Guard>,
     observer: Observer,
+    sentry: Sentry,
     pods: Mutex<BTreeMap<WorkloadId, Arc<Pod>>>,
     current: ArcSwapOption<Snapshot>,
     /// Held while a snapshot is put into force: one after the other, in order.
@@ -95,17 +99,20 @@ impl Dataplane {
     /// As [`Self::start`] on a kernel of which it is known what it does.
     pub async fn start_on(kernel: Kernel, node: NodeNet, records: mpsc::Sender<Record>) -> Result<Self, Error> {
         blocking(move || {
-            let guard = Guard::lay(&node).map_err(|source| Error::Guard { doing: "lay", source })?;
-            Ok(Self {
-                shared: Arc::new(Shared {
-                    kernel,
-                    guard: Mutex::new(guard),
-                    observer: Observer::start(records)?,
-                    pods: Mutex::default(),
-                    current: ArcSwapOption::empty(),
-                    publishing: Mutex::default(),
-                }),
-            })
+            let failed = |source| Error::Guard { doing: "lay", source };
+            let guard = Guard::lay(&node).map_err(failed)?;
+            let changes = node.netns.run(Changes::listen).and_then(|listening| listening).map_err(failed)?;
+            let shared = Arc::new(Shared {
+                kernel,
+                guard: Mutex::new(guard),
+                observer: Observer::start(records)?,
+                sentry: Sentry::new()?,
+                pods: Mutex::default(),
+                current: ArcSwapOption::empty(),
+                publishing: Mutex::default(),
+            });
+            Sentry::start(&shared, changes)?;
+            Ok(Self { shared })
         })
         .await?
     }
@@ -158,6 +165,8 @@ pub struct Status {
     pub kernel: Kernel,
     /// Packets dropped because their source was not the sender's.
     pub forged: u64,
+    /// How often the guard was laid anew because somebody else had changed it.
+    pub guard_rewritten: u64,
     /// Every attached workload.
     pub workloads: BTreeMap<WorkloadId, WorkloadStatus>,
 }
@@ -183,12 +192,17 @@ pub struct WorkloadStatus {
     pub malformed: u64,
     /// Connections reset because they were no longer permitted.
     pub resets: u64,
+    /// How often its table was written anew because somebody else had changed the tables of its namespace.
+    pub rewritten: u64,
 }
 
 fn status(shared: &Shared) -> Result<Status, Error> {
     let pods: Vec<Arc<Pod>> = lock(&shared.pods).values().cloned().collect();
     let mut counted = Vec::with_capacity(pods.len());
+    sentry::look_at_guard(shared);
     for pod in &pods {
+        // What is said below is so now, not when the last change was heard of.
+        sentry::look(shared, pod);
         counted.push(pod.counters()?);
     }
     // A packet is counted a moment before it is logged: after the barrier all that were counted are in the logs.
@@ -197,7 +211,7 @@ fn status(shared: &Shared) -> Result<Status, Error> {
     let workloads =
         pods.iter().zip(counted).map(|(pod, counts)| (pod.workload().clone(), pod.status(counts))).collect();
     let forged = lock(&shared.guard).forged().map_err(|source| Error::Guard { doing: "read", source })?;
-    Ok(Status { kernel: shared.kernel, forged, workloads })
+    Ok(Status { kernel: shared.kernel, forged, guard_rewritten: shared.sentry.guard_rewritten(), workloads })
 }
 
 /// Runs what waits for the kernel off the asynchronous threads.

@@ -111,6 +111,17 @@ impl Progress {
         self.snapshot.as_ref().filter(|_| self.judged).map_or(0, |snapshot| snapshot.generation())
     }
 
+    /// Whether somebody else has changed the pod's tables; what is in force is unknown then until they are written anew.
+    pub(crate) fn was_changed(&mut self, pod: &Pod) -> bool {
+        let changed = self.verdicts.was_changed();
+        if changed {
+            tracing::warn!(workload = %pod.workload(), "somebody else changed its tables; they are written anew");
+            pod.rewritten.fetch_add(1, Ordering::Relaxed);
+            self.judged = false;
+        }
+        changed
+    }
+
     /// Whether the table may say something of an address: unless it is in force as a snapshot has it in which the address
     /// is nobody's.
     pub(crate) fn may_know(&self, address: IpAddr) -> bool {
@@ -216,10 +227,7 @@ fn next_batch(ready: &mut mpsc::Receiver<Written>) -> Option<Vec<Written>> {
 /// If the table says the same and was judged: the newer snapshot replaces the older as its explanation, and that is all.
 fn unchanged(pod: &Pod, snapshot: &Arc<Snapshot>) -> Option<Enforcement> {
     let mut progress = lock(&pod.progress);
-    if progress.verdicts.was_changed() {
-        tracing::warn!(workload = %pod.workload(), "somebody else changed its tables; they are written anew");
-        progress.judged = false;
-    }
+    progress.was_changed(pod);
     let before = progress.snapshot.as_ref()?;
     if before.generation() <= snapshot.generation() {
         let in_force = progress.verdicts.in_force().filter(|_| progress.judged)?;

@@ -9,6 +9,7 @@
 //!
 //! Not here: any meaning. Which chains stand where is said by `dataplane` and `local`.
 
+mod changes;
 mod read;
 mod rule;
 mod set;
@@ -16,6 +17,7 @@ mod set;
 use crate::Error;
 use crate::netlink::{APPEND, CREATE, Message, Socket};
 
+pub use changes::Changes;
 pub use read::{ElementRead, SetRead};
 pub use rule::{Base, Compare, Meta, NatKind, REGISTER, Rule, Verdict};
 pub use set::{Element, Field, Set};

@@ -57,9 +57,14 @@ impl Wire {
             } else {
                 "not in the mesh: nothing is judged at its end".to_owned()
             };
+            let state = match one.rewritten {
+                0 => state,
+                times => format!("{state}; written anew, for somebody else changed its tables ({times} times)"),
+            };
             json!({"namespace": id.namespace, "name": id.name, "address": address, "state": state,
                    "generation": one.generation, "entries": one.entries, "accepted": one.accepted, "refused": one.refused,
-                   "records": one.records, "folded": one.folded, "lost": one.lost, "resets": one.resets})
+                   "records": one.records, "folded": one.folded, "lost": one.lost, "resets": one.resets,
+                   "rewritten": one.rewritten})
         };
         let rows: Vec<Value> = counted.workloads.iter().map(row).collect();
         let answer = json!({
@@ -69,6 +74,7 @@ impl Wire {
             "counters": {
                 "records": sum(|one| one.records), "folded": sum(|one| one.folded), "lost": sum(|one| one.lost),
                 "refused": sum(|one| one.refused), "forged": counted.forged,
+                "rewritten": sum(|one| one.rewritten) + counted.guard_rewritten,
             },
             "workloads": rows,
         });

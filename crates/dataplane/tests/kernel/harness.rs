@@ -302,6 +302,10 @@ impl Bed {
         self.runtime.block_on(self.dataplane.status()).unwrap().workloads[pod.id()]
     }
 
+    pub(crate) fn guard_rewritten(&self) -> u64 {
+        self.runtime.block_on(self.dataplane.status()).unwrap().guard_rewritten
+    }
+
     pub(crate) fn forged(&self) -> u64 {
         self.runtime.block_on(self.dataplane.status()).unwrap().forged
     }

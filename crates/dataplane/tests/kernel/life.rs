@@ -8,7 +8,6 @@ use std::process::{Command, Stdio};
 use dataplane::{Dataplane, Error, NodeNet, PodNet};
 use linux::netlink::{Protocol, Socket};
 use linux::netns::NetNs;
-use linux::nft::{Family, Table, Transaction};
 use policy::mesh::WorkloadId;
 use tokio::sync::mpsc;
 
@@ -235,28 +234,6 @@ fn a_pod_attached_after_a_snapshot_that_knows_it_has_its_table_when_attach_retur
     assert!(echoes(&mut client.connect(server.v4(9000)).unwrap()));
     assert!(is_refused(&client.connect(server.v4(9001))));
     assert_eq!(bed.counts(&server).generation, 1);
-}
-
-#[test]
-fn a_table_removed_from_outside_is_written_whole_at_the_next_change() {
-    let mut bed = Bed::new();
-    let (server, client) = (bed.pod("foo", "server"), bed.pod("foo", "client"));
-    serve(&server, 9000);
-    bed.enforce(&[("foo", "p", deny("server", &["foo/client"], &[9000]))]);
-    assert!(is_refused(&client.connect(server.v4(9000))));
-    server
-        .net
-        .netns
-        .run(|| {
-            let mut remove = Transaction::on(&Table::named(Family::Inet, dataplane::verdicts::TABLE));
-            remove.delete_table();
-            remove.commit(&mut Socket::open(Protocol::Netfilter).unwrap()).unwrap();
-        })
-        .unwrap();
-    assert!(client.connect(server.v4(9000)).is_ok(), "without its table a pod is open");
-    let report = bed.enforce(&[("foo", "p", deny("server", &["foo/client"], &[9000, 9001]))]);
-    assert_eq!(report.workloads[server.id()].entries, 2, "one element a family");
-    assert!(is_refused(&client.connect(server.v4(9000))));
 }
 
 #[test]

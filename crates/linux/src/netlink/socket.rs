@@ -80,7 +80,7 @@ impl Socket {
         sockopt::set_socket_timeout(&fd, Timeout::Recv, Some(ANSWER_WITHIN)).map_err(fail)?;
         sockopt::set_socket_timeout(&fd, Timeout::Send, Some(ANSWER_WITHIN)).map_err(fail)?;
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
-            switch_on(&fd, option).map_err(|source| Error::NetlinkOpen { protocol, source })?;
+            set_option(&fd, option, 1).map_err(|source| Error::NetlinkOpen { protocol, source })?;
         }
         Ok(Self { fd, protocol, sequence: 1, buffer: vec![0; RECEIVE_BYTES] })
     }
@@ -99,6 +99,15 @@ impl Socket {
         forced
             .or_else(|_| sockopt::set_socket_recv_buffer_size(&self.fd, bytes))
             .map_err(|errno| self.failed("make room for notifications", errno))
+    }
+
+    /// Hears what the kernel tells a group of the family from now on; see [`Self::notifications`].
+    pub fn subscribe(&self, group: u8) -> Result<(), Error> {
+        set_option(&self.fd, libc::NETLINK_ADD_MEMBERSHIP, group.into()).map_err(|source| Error::Netlink {
+            protocol: self.protocol,
+            doing: "subscribe to notifications",
+            source,
+        })
     }
 
     /// Sends one message and waits until the kernel has confirmed it.
@@ -334,11 +343,10 @@ fn batch_mark(kind: u16) -> Message {
     message
 }
 
-fn switch_on(fd: &OwnedFd, option: libc::c_int) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    let length = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or_default();
+fn set_option(fd: &OwnedFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or_default();
     #[expect(unsafe_code, reason = "rustix has no setter for netlink's options")]
-    // SAFETY: `on` lives across the call and `length` is its size; the kernel only reads it.
-    let done = unsafe { libc::setsockopt(fd.as_raw_fd(), SOL_NETLINK, option, (&raw const on).cast(), length) };
+    // SAFETY: `value` lives across the call and `length` is its size; the kernel only reads it.
+    let done = unsafe { libc::setsockopt(fd.as_raw_fd(), SOL_NETLINK, option, (&raw const value).cast(), length) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
