@@ -3,6 +3,10 @@
 //! explains them (`explain`) and yields verdict tables for the kernel (`table`). Clauses S-nn are those of the semantics specification.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
+// The generators of the tests speak of `policy`, also in the tests inside.
+#[cfg(test)]
+extern crate self as policy;
+
 pub mod address;
 pub mod ask;
 pub mod compile;

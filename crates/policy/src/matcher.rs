@@ -176,6 +176,14 @@ impl TextSet {
         exact_only.then(|| self.exact.iter().fold(0, |marks, name| marks | mark(name)))
     }
 
+    /// Each pattern as literal pieces with any text between them.
+    pub(crate) fn pieces(&self) -> Vec<Vec<&str>> {
+        let exact = self.exact.iter().map(|text| vec![&**text]);
+        let prefixes = self.prefixes.iter().map(|text| vec![&**text, ""]);
+        let suffixes = self.suffixes.iter().map(|text| vec!["", &**text]);
+        self.present.then(|| vec!["", ""]).into_iter().chain(exact).chain(prefixes).chain(suffixes).collect()
+    }
+
     pub(crate) fn matches(&self, text: &str) -> bool {
         (self.present && !text.is_empty())
             || self.exact.binary_search_by(|exact| (**exact).cmp(text)).is_ok()

@@ -7,8 +7,24 @@
 //! at than can occur, and what is proved holds for those that do. Certificates with several names, or with one of another form, are
 //! outside. Answers of external authorizers are free. Where a named bound is met the answer is inconclusive, never "proved".
 
+mod bits;
+mod compare;
+mod everywhere;
+mod fate;
+mod glob;
 mod grid;
+mod ground;
+mod identity;
+mod labels;
+mod region;
+mod search;
+mod side;
+mod term;
+mod tree;
 mod words;
+
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -18,6 +34,8 @@ pub use grid::Cut;
 pub(crate) use grid::{last_address, ports};
 pub use words::{addresses_in_words, ports_in_words};
 
+use self::region::Known;
+use self::side::Place;
 use crate::compile::Effect;
 use crate::compile::rule::{CompiledRule, compile_rule};
 use crate::decide::Connection;
@@ -46,14 +64,16 @@ pub struct Region {
     pub peers: PeerClass,
     /// From where; both families if both.
     pub sources: Vec<RangeInclusive<IpAddr>>,
-    /// To which addresses of the destination.
+    /// To which of its addresses; empty if it makes no difference.
     pub destinations: Vec<RangeInclusive<IpAddr>>,
     /// To which ports. Port 0 may be among them, although no process can listen there.
     pub ports: Vec<RangeInclusive<u16>>,
     /// With which server names.
     pub server_names: NameClass,
-    /// The external authorizers whose word decides: permitted only if all of them allow.
-    pub authorizers: Vec<Arc<str>>,
+    /// The external authorizers that must allow for it to be so.
+    pub allowed_by: Vec<String>,
+    /// The external authorizers of which one must refuse for it to be so.
+    pub refused_by: Vec<String>,
     /// One of these connections, with the answers of authorizers that show it.
     pub witness: Connection,
 }
@@ -217,31 +237,30 @@ pub struct RuleFate {
 /// What differs for one destination, as `decide` judges connections to it. A destination that one snapshot does not know is denied
 /// there.
 pub fn compare(before: &Snapshot, after: &Snapshot, destination: &WorkloadId) -> Comparison {
-    let _ = (before, after, destination);
-    Comparison { relation: Relation::Inconclusive(Bound::Cells), opened: Vec::new(), closed: Vec::new() }
+    compare::compare(place(before, destination), place(after, destination), &Known::new(&[before, after]))
 }
 
 /// What differs for any destination: the workloads of both, and whatever other workloads the selectors could tell apart.
 pub fn compare_meshes(before: &Mesh, after: &Mesh) -> Difference {
-    let (before, after) = (crate::compile(before, 1, None), crate::compile(after, 2, None));
-    Difference { relation: Relation::Inconclusive(Bound::Cells), destinations: Vec::new(), before, after }
+    everywhere::compare_meshes(before, after)
 }
 
 /// Is there a connection to this destination with this verdict.
 pub fn search(snapshot: &Snapshot, destination: &WorkloadId, wanted: Wanted, among: &Among) -> Proof {
-    let _ = (snapshot, destination, wanted, &among.rule);
-    Proof::Inconclusive(Bound::Cells)
+    search::search(place(snapshot, destination), wanted, among, &Known::new(&[snapshot]))
 }
 
 /// What each rule that applies to a workload is good for there, in the order of policies and rules.
 pub fn rules(snapshot: &Snapshot, destination: &WorkloadId) -> Result<Vec<RuleFate>, Bound> {
-    let _ = (snapshot, destination);
-    Err(Bound::Cells)
+    fate::fates(place(snapshot, destination))
 }
 
 /// What each rule of a mesh is good for over all workloads that there are and might be: effective where it is anywhere. Rules of
-/// policies that apply to no workload are left out.
+/// policies that apply to no workload at all are left out.
 pub fn rules_everywhere(mesh: &Mesh) -> Vec<(RuleName, Result<Fate, Bound>)> {
-    let _ = mesh;
-    Vec::new()
+    everywhere::rules_everywhere(mesh)
+}
+
+fn place<'a>(snapshot: &'a Snapshot, destination: &WorkloadId) -> Place<'a> {
+    Place { snapshot, state: snapshot.workload(destination).map(|state| &**state) }
 }

@@ -55,9 +55,14 @@ pub(crate) fn ports(state: &WorkloadState) -> Vec<RangeInclusive<u16>> {
             named.extend(ports);
         }
     }
+    port_classes(&named)
+}
+
+/// Each named port, and what lies between them.
+pub(super) fn port_classes(named: &BTreeSet<u16>) -> Vec<RangeInclusive<u16>> {
     let mut classes = Vec::with_capacity(named.len() * 2 + 1);
     let mut next = Some(0_u16);
-    for port in named {
+    for port in named.iter().copied() {
         if let Some(before) = port.checked_sub(1).filter(|before| next.is_some_and(|next| next <= *before)) {
             classes.push(next.unwrap_or_default()..=before);
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use super::grid::last_address;
-use super::{Bound, Destination, Region, Relation};
+use super::{Bound, Destination, Region, Relation, RuleName};
 use crate::address::number;
 
 impl fmt::Display for Bound {
@@ -28,6 +28,13 @@ impl fmt::Display for Relation {
             Self::Incomparable => "incomparable",
             Self::Inconclusive(_) => "inconclusive",
         })
+    }
+}
+
+/// `foo/allow-db rule 0`.
+impl fmt::Display for RuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} rule {}", self.policy, self.rule)
     }
 }
 
@@ -56,8 +63,11 @@ impl fmt::Display for Region {
         if !self.server_names.words.is_empty() {
             write!(f, ", {}", self.server_names.words)?;
         }
-        if !self.authorizers.is_empty() {
-            write!(f, ", if {} allows it", listed(&self.authorizers))?;
+        if !self.allowed_by.is_empty() {
+            write!(f, ", if authorizer {} allows it", listed(&self.allowed_by))?;
+        }
+        if !self.refused_by.is_empty() {
+            write!(f, ", if authorizer {} refuses it", self.refused_by.join(" or "))?;
         }
         Ok(())
     }
