@@ -112,8 +112,8 @@ fn sentence(region: &Region, destination: &Destination, opens: bool) -> String {
     add(" at ", &addresses_in_words(&region.destinations));
     add(", ", &ports_in_words(&region.ports));
     add(", ", &region.server_names.words);
-    let authorizers: Vec<&str> = region.authorizers.iter().map(AsRef::as_ref).collect();
-    add(", where the authorizer allows it: ", &authorizers.join(", "));
+    add(", where these authorizers allow it: ", &region.allowed_by.join(", "));
+    add(", where one of these authorizers refuses it: ", &region.refused_by.join(", "));
     words.push_str(if opens { ": denied → allowed" } else { ": allowed → denied" });
     words
 }

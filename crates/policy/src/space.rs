@@ -237,7 +237,7 @@ pub struct RuleFate {
 /// What differs for one destination, as `decide` judges connections to it. A destination that one snapshot does not know is denied
 /// there.
 pub fn compare(before: &Snapshot, after: &Snapshot, destination: &WorkloadId) -> Comparison {
-    compare::compare(place(before, destination), place(after, destination), &Known::new(&[before, after]))
+    compare::compare(place(before, destination), place(after, destination), &Known::new(vec![before, after]))
 }
 
 /// What differs for any destination: the workloads of both, and whatever other workloads the selectors could tell apart.
@@ -245,9 +245,15 @@ pub fn compare_meshes(before: &Mesh, after: &Mesh) -> Difference {
     everywhere::compare_meshes(before, after)
 }
 
+/// All workloads that there might be, as far as the selectors of a mesh can tell them apart; the labels of each example are those that
+/// its selectors ask for and no others.
+pub fn kinds(mesh: &Mesh) -> Result<Vec<Destination>, Bound> {
+    Ok(labels::kinds(&[mesh], true)?.into_iter().map(labels::Kind::into_destination).collect())
+}
+
 /// Is there a connection to this destination with this verdict.
 pub fn search(snapshot: &Snapshot, destination: &WorkloadId, wanted: Wanted, among: &Among) -> Proof {
-    search::search(place(snapshot, destination), wanted, among, &Known::new(&[snapshot]))
+    search::search(place(snapshot, destination), wanted, among, &Known::new(vec![snapshot]))
 }
 
 /// What each rule that applies to a workload is good for there, in the order of policies and rules.

@@ -51,7 +51,7 @@ fn region(change: &Change) -> Value {
     };
     json!({"sentence": change.sentence, "from": region.peers.words, "sources": addresses(&region.sources),
            "destinations": addresses(&region.destinations), "ports": ports, "serverNames": region.server_names.words,
-           "authorizers": region.authorizers.iter().map(AsRef::as_ref).collect::<Vec<&str>>(),
+           "allowedBy": region.allowed_by, "refusedBy": region.refused_by,
            "witness": connection_value(&region.witness),
            "before": decided_value(&change.before), "after": decided_value(&change.after)})
 }

@@ -45,11 +45,11 @@ impl Outcome {
     }
 }
 
-pub(super) fn compare(before: Place<'_>, after: Place<'_>, known: &Known) -> Comparison {
+pub(super) fn compare(before: Place<'_>, after: Place<'_>, known: &Known<'_>) -> Comparison {
     compared(before, after, known).unwrap_or_else(Comparison::inconclusive)
 }
 
-fn compared(before: Place<'_>, after: Place<'_>, known: &Known) -> Result<Comparison, Bound> {
+fn compared(before: Place<'_>, after: Place<'_>, known: &Known<'_>) -> Result<Comparison, Bound> {
     let authorizers = authorizers(&[before, after])?;
     let acting = of_both(before, after, &authorizers);
     let stages = [(before, 0), (after, 1)].map(|(place, at)| Stages::new(place, &acting, at, authorizers.len()));

@@ -50,13 +50,13 @@ fn with_examples(mesh: &Mesh, kinds: &[Kind]) -> Mesh {
 }
 
 pub(super) fn compare_meshes(before: &Mesh, after: &Mesh) -> Difference {
-    let (kinds, unknown) = match kinds(&[before, after]) {
+    let (kinds, unknown) = match kinds(&[before, after], false) {
         Ok(kinds) => (kinds, None),
         Err(bound) => (Vec::new(), Some(bound)),
     };
     let one = compile(&with_examples(before, &kinds), 1, None);
     let two = compile(&with_examples(after, &kinds), 2, Some(&one));
-    let known = Known::new(&[&one, &two]);
+    let known = Known::new(vec![&one, &two]);
     let ids: BTreeSet<&WorkloadId> =
         before.workloads.iter().chain(&after.workloads).map(|workload| &workload.id).collect();
     let workloads = ids.into_iter().map(|id| (id, Destination::Workload(id.clone())));
@@ -116,7 +116,7 @@ fn overall(all: &[(Destination, Comparison)], unknown: Option<Bound>) -> Relatio
 }
 
 pub(super) fn rules_everywhere(mesh: &Mesh) -> Vec<(RuleName, Result<Fate, Bound>)> {
-    let (kinds, unknown) = match kinds(&[mesh]) {
+    let (kinds, unknown) = match kinds(&[mesh], false) {
         Ok(kinds) => (kinds, None),
         Err(bound) => (Vec::new(), Some(bound)),
     };

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Bound;
 use super::bits::Bits;
+use super::{Bound, Destination};
 use crate::mesh::{Labels, Mesh, Workload, WorkloadId};
 use crate::spec::{Attribute, Rule, Scope};
 
@@ -17,8 +17,14 @@ pub(super) struct Kind {
     pub(super) example: Workload,
 }
 
-/// All kinds that the selectors of these meshes tell apart, but for those of which all of them have a workload.
-pub(super) fn kinds(meshes: &[&Mesh]) -> Result<Vec<Kind>, Bound> {
+impl Kind {
+    pub(super) fn into_destination(self) -> Destination {
+        Destination::Labelled { words: self.words, example: Box::new(self.example) }
+    }
+}
+
+/// All kinds that the selectors of these meshes tell apart; if not `even_known`, but for those of which all of them have a workload.
+pub(super) fn kinds(meshes: &[&Mesh], even_known: bool) -> Result<Vec<Kind>, Bound> {
     let roots: BTreeSet<&str> = meshes.iter().map(|mesh| mesh.settings.root_namespace.as_str()).collect();
     let selectors = selectors(meshes);
     let namespaces: BTreeSet<&str> = selectors.keys().copied().chain(roots.iter().copied()).collect();
@@ -35,7 +41,7 @@ pub(super) fn kinds(meshes: &[&Mesh]) -> Result<Vec<Kind>, Bound> {
             .filter(|labels| !labels.is_empty())
             .collect();
         let here: Vec<&Labels> = here.into_iter().collect();
-        let known = known(meshes, namespace, &here);
+        let known = if even_known { BTreeSet::new() } else { known(meshes, namespace, &here) };
         for (selected, labels) in told_apart(&here, KINDS_MAX - found.len())? {
             if known.contains(&selected) {
                 continue;
@@ -113,26 +119,35 @@ fn told_apart(selectors: &[&Labels], most: usize) -> Result<Vec<(Bits, Labels)>,
         values.entry(key).or_default().insert(value);
     }
     // Selectors that may yet select, key by key: those that ask for another value fall out.
-    let mut open = vec![(Bits::all(selectors.len()), Labels::new())];
+    let mut open = BTreeSet::from([Bits::all(selectors.len())]);
     for (key, values) in values {
-        let mut next: BTreeMap<Bits, Labels> = BTreeMap::new();
-        for (selecting, labels) in open {
+        let mut next: BTreeSet<Bits> = BTreeSet::new();
+        for selecting in open {
             for value in std::iter::once(None).chain(values.iter().copied().map(Some)) {
                 let wants_other =
                     |selector: &Labels| selector.get(key).is_some_and(|wanted| Some(wanted.as_str()) != value);
                 let out = selectors.iter().enumerate().filter(|(_, selector)| wants_other(selector)).map(|(at, _)| at);
                 let left = selecting.without(&Bits::of(selectors.len(), out));
-                let mut labels = labels.clone();
-                labels.extend(value.map(|value| (key.to_owned(), value.to_owned())));
-                next.entry(left).or_insert(labels);
+                next.insert(left);
             }
             if next.len() > most {
                 return Err(Bound::Labels);
             }
         }
-        open = next.into_iter().collect();
+        open = next;
     }
-    Ok(open)
+    // What a selector that fell out had asked for is not asked for any more.
+    let needed = |selected: &Bits| -> Labels {
+        let pairs = selected.iter().filter_map(|at| selectors.get(at)).copied().flatten();
+        pairs.map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    Ok(open
+        .into_iter()
+        .map(|selected| {
+            let labels = needed(&selected);
+            (selected, labels)
+        })
+        .collect())
 }
 
 fn words(namespace: Option<&str>, labels: &Labels, has_selectors: bool) -> String {

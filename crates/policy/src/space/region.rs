@@ -1,6 +1,7 @@
 //! Products of classes as regions: in words, as ranges, and by a witness that looks like a connection of this mesh.
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -22,21 +23,27 @@ const KNOWN_MAX: usize = 1_000;
 const SOURCE_HOST: u8 = 1;
 const DESTINATION_HOST: u8 = 2;
 
-/// Identities of workloads with the addresses of one of them.
-#[derive(Debug, Default)]
-pub(super) struct Known(BTreeMap<SpiffeId, Vec<IpAddr>>);
+/// Identities of workloads with their addresses, looked up when the first witness is wanted.
+pub(super) struct Known<'a> {
+    snapshots: Vec<&'a Snapshot>,
+    found: OnceCell<BTreeMap<SpiffeId, BTreeSet<IpAddr>>>,
+}
 
-impl Known {
-    pub(super) fn new(snapshots: &[&Snapshot]) -> Self {
-        let mut known: BTreeMap<SpiffeId, Vec<IpAddr>> = BTreeMap::new();
-        for state in snapshots.iter().flat_map(|snapshot| snapshot.workloads()) {
-            let Some(id) = state.identity() else { continue };
-            let addresses = known.entry(id.clone()).or_default();
-            // The smallest, so that the order of workloads does not matter.
-            addresses.extend(state.workload.addresses.iter().map(|address| canonical(*address)));
-            addresses.sort_unstable();
-        }
-        Self(known)
+impl<'a> Known<'a> {
+    pub(super) fn new(snapshots: Vec<&'a Snapshot>) -> Self {
+        Self { snapshots, found: OnceCell::new() }
+    }
+
+    fn identities(&self) -> &BTreeMap<SpiffeId, BTreeSet<IpAddr>> {
+        self.found.get_or_init(|| {
+            let mut found: BTreeMap<SpiffeId, BTreeSet<IpAddr>> = BTreeMap::new();
+            for state in self.snapshots.iter().flat_map(|snapshot| snapshot.workloads()) {
+                let Some(id) = state.identity() else { continue };
+                let addresses = state.workload.addresses.iter().map(|address| canonical(*address));
+                found.entry(id.clone()).or_default().extend(addresses);
+            }
+            found
+        })
     }
 }
 
@@ -44,14 +51,14 @@ impl Known {
 pub(super) type Answers = Vec<(String, Answer)>;
 
 /// Products as regions, as few as can be without much ado.
-pub(super) fn regions(ground: &Ground, known: &Known, cells: Vec<Cell>, answers: &Answers) -> Vec<Region> {
+pub(super) fn regions(ground: &Ground, known: &Known<'_>, cells: Vec<Cell>, answers: &Answers) -> Vec<Region> {
     let mut regions: Vec<Region> =
         joined(cells).iter().filter_map(|cell| region(ground, known, cell, answers)).collect();
     regions.sort_by_cached_key(|region| (region.ports.first().map(|range| *range.start()), region.peers.words.clone()));
     regions
 }
 
-fn region(ground: &Ground, known: &Known, cell: &Cell, answers: &Answers) -> Option<Region> {
+fn region(ground: &Ground, known: &Known<'_>, cell: &Cell, answers: &Answers) -> Option<Region> {
     let classes = |at: usize| Some(ground.dimensions.get(at)?.classes(cell.get(at)?));
     let ranges = |all: &[RangeInclusive<IpAddr>], at: usize| {
         Some(joined_addresses(classes(at)?.iter().filter_map(|class| all.get(*class)).cloned()))
@@ -104,13 +111,13 @@ fn joined_ports(ranges: impl Iterator<Item = RangeInclusive<u16>>) -> Vec<RangeI
 /// A workload of the mesh at its own address, if there is one; otherwise nobody; otherwise anyone.
 fn witness_source(
     ground: &Ground,
-    known: &Known,
+    known: &Known<'_>,
     peers: &[usize],
     sources: &[RangeInclusive<IpAddr>],
 ) -> Option<(Peer, IpAddr)> {
     let within = |address: &IpAddr| sources.iter().any(|range| range.contains(address));
     let ours = known
-        .0
+        .identities()
         .iter()
         .take(KNOWN_MAX)
         .filter(|(id, _)| ground.attested(id).is_some_and(|class| peers.binary_search(&class).is_ok()));

@@ -29,11 +29,11 @@ impl Found {
     }
 }
 
-pub(super) fn search(place: Place<'_>, wanted: Wanted, among: &Among, known: &Known) -> Proof {
+pub(super) fn search(place: Place<'_>, wanted: Wanted, among: &Among, known: &Known<'_>) -> Proof {
     searched(place, wanted, among, known).unwrap_or_else(Proof::Inconclusive)
 }
 
-fn searched(place: Place<'_>, wanted: Wanted, among: &Among, known: &Known) -> Result<Proof, Bound> {
+fn searched(place: Place<'_>, wanted: Wanted, among: &Among, known: &Known<'_>) -> Result<Proof, Bound> {
     let authorizers = authorizers(&[place])?;
     let mut rules = place.rules(&authorizers);
     rules.retain(|(role, _)| !matches!(role, Role::Audit | Role::TrialDeny | Role::TrialAllow));
