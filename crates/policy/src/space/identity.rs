@@ -155,7 +155,7 @@ fn products(set: &Set) -> Result<Vec<Product>, Bound> {
                 }
             }
         }
-        Set::Source(_) | Set::Destination(_) | Set::Ports(_) | Set::ServerName(_) | Set::Nothing => {}
+        Set::Source(_) | Set::Destination(_) | Set::Ports(_) | Set::ServerName(_) | Set::Request | Set::Nothing => {}
     }
     Ok(found)
 }

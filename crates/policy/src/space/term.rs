@@ -16,7 +16,7 @@ pub(super) enum Axis {
     Destination,
     ServerName,
     Port,
-    /// Nothing: it has the same answer for all connections.
+    /// Nothing: it has the same answer for all connections; on TCP there are no requests.
     Constant,
 }
 
@@ -27,7 +27,7 @@ fn axis(check: &Check) -> Axis {
         Attribute::DestinationIp => Axis::Destination,
         Attribute::ServerName => Axis::ServerName,
         Attribute::Port => Axis::Port,
-        Attribute::Metadata | Attribute::Http | Attribute::Unknown => Axis::Constant,
+        Attribute::Metadata | Attribute::Http | Attribute::Request | Attribute::Unknown => Axis::Constant,
     }
 }
 
