@@ -6,15 +6,17 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use rustix::fs::OFlags;
 
 /// The file that says that a directory is a mesh's.
 pub(crate) const MARK: &str = "tidegate-mesh";
 
 /// Everything that a mesh makes in its data directory, besides the kubeconfigs.
-const OURS: [&str; 9] = [MARK, "lock", "store.redb", "pki", "port", "daemon.log", "bin", "volumes", "logs"];
+const OURS: [&str; 9] = [MARK, "lock", "store.redb", "pki", "port", "daemon.log", "bin", VOLUMES, "logs"];
 
 /// Whether a mesh makes something of this name: one of `OURS`, or a kubeconfig, its namespace's name behind a dash.
 pub(crate) fn is_ours(name: &OsStr) -> bool {
@@ -25,6 +27,58 @@ pub(crate) fn is_ours(name: &OsStr) -> bool {
     OURS.contains(&name) || kubeconfig || half_written
 }
 
+/// What pods are shown: root's, so that nobody puts anything else there.
+const VOLUMES: &str = "volumes";
+
+/// Whether a mesh makes it and the calling user may have it.
+pub(crate) fn is_the_owners(name: &OsStr) -> bool {
+    is_ours(name) && name != VOLUMES
+}
+
+/// Removes what pods were shown, which lasts no longer than they do.
+pub(crate) fn forget_volumes(dir: &Path) -> Result<()> {
+    let Some(held) = Held::of(dir)? else { return Ok(()) };
+    held.remove(OsStr::new(VOLUMES))
+}
+
+/// A mesh's directory that is held open, so that nobody puts another in its place while things in it are removed.
+struct Held {
+    /// Its name, for messages.
+    dir: PathBuf,
+    /// A path that leads to what is held, whatever its name leads to.
+    path: PathBuf,
+    _open: OwnedFd,
+}
+
+impl Held {
+    /// None if it is not there or not a mesh's.
+    fn of(dir: &Path) -> Result<Option<Self>> {
+        if !dir.exists() {
+            return Ok(None);
+        }
+        let open = linux::files::open(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let path = Path::new("/proc/self/fd").join(open.as_raw_fd().to_string());
+        let held = Self { dir: dir.to_owned(), path, _open: open };
+        Ok(held.path.join(MARK).is_file().then_some(held))
+    }
+
+    fn remove(&self, name: &OsStr) -> Result<()> {
+        let path = self.path.join(name);
+        let removed = match fs::symlink_metadata(&path) {
+            // A link is removed and never followed, by both.
+            Ok(found) if found.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path),
+            Err(error) => Err(error),
+        };
+        match removed {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing `{}`", self.dir.join(name).display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What is in the directory and not ours, by name.
 fn foreign(dir: &Path) -> Result<Vec<OsString>> {
     let mut names = names_in(dir)?;
@@ -33,20 +87,16 @@ fn foreign(dir: &Path) -> Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// Removes what is ours, and the directory if nothing else is in it; returns what else is.
+/// Removes what is ours, and the directory if nothing else is in it; returns what else is. A directory that is not a
+/// mesh's is left alone.
 pub(crate) fn purge(dir: &Path) -> Result<Vec<OsString>> {
-    let mut ours = names_in(dir)?;
+    let Some(held) = Held::of(dir)? else { return Ok(Vec::new()) };
+    let mut ours = names_in(&held.path)?;
     ours.retain(|name| is_ours(name));
     // The mark last: until then a purge that failed can be done again.
     ours.sort_by_key(|name| name == MARK);
-    for name in ours {
-        let path = dir.join(name);
-        let found = fs::symlink_metadata(&path).with_context(|| format!("`{}`", path.display()))?;
-        // A link is removed and never followed, by both.
-        let removed = if found.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        removed.with_context(|| format!("removing `{}`", path.display()))?;
-    }
-    let left = foreign(dir)?;
+    ours.iter().try_for_each(|name| held.remove(name))?;
+    let left = foreign(&held.path)?;
     if left.is_empty() {
         fs::remove_dir(dir).with_context(|| format!("removing `{}`", dir.display()))?;
     }
@@ -88,11 +138,21 @@ mod tests {
             fs::write(file, "x").unwrap();
         }
         std::os::unix::fs::symlink(&outside, dir.join("logs")).unwrap();
+        std::os::unix::fs::symlink(&outside, dir.join("volumes")).unwrap();
+        assert_eq!(purge(&dir).unwrap(), [""; 0], "it is not a mesh's");
+        assert!(dir.join("pki/ca.crt").exists());
+        fs::write(dir.join(MARK), "x").unwrap();
+        forget_volumes(&dir).unwrap();
+        assert!(outside.join("precious").exists());
+        let other = home.path().join("other");
+        std::os::unix::fs::symlink(&dir, &other).unwrap();
+        assert!(purge(&other).is_err(), "a link is not followed to the directory either");
         assert_eq!(purge(&dir).unwrap(), ["photos"]);
         assert!(dir.join("photos/one").exists() && outside.join("precious").exists());
         assert_eq!(names_in(&dir).unwrap(), ["photos"]);
 
         fs::remove_dir_all(dir.join("photos")).unwrap();
+        fs::write(dir.join(MARK), "x").unwrap();
         assert!(purge(&dir).unwrap().is_empty());
         assert!(!dir.exists());
     }

@@ -1,15 +1,14 @@
 //! The daemon of a mesh as other commands see it: the lock that it holds and what it says of itself in it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
@@ -45,9 +44,7 @@ impl Lock {
     /// Takes the lock; `None` when another daemon holds it.
     pub(crate) fn take(place: &Place) -> Result<Option<Self>> {
         let path = lock_file(place);
-        let mut open = OpenOptions::new();
-        open.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = open.open(&path).with_context(|| format!("opening `{}`", path.display()))?;
+        let file = linux::files::open_to_write(&path, OFlags::empty(), Mode::RUSR | Mode::WUSR)?;
         place.give(&path)?;
         if !try_lock(&file, &path)? {
             return Ok(None);
@@ -78,11 +75,10 @@ fn try_lock(file: &File, path: &Path) -> Result<bool> {
 /// The daemon that runs on this data directory, if one does.
 pub(crate) fn running(place: &Place) -> Result<Option<Daemon>> {
     let path = lock_file(place);
-    let mut file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("opening `{}`", path.display())),
-    };
+    if !path.exists() {
+        return Ok(None);
+    }
+    let mut file = linux::files::open_to_read(&path)?;
     if try_lock(&file, &path)? {
         return Ok(None);
     }

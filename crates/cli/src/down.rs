@@ -42,6 +42,7 @@ pub(crate) fn run(arguments: &DownArguments) -> Outcome {
 /// first, then what they stood in.
 pub(crate) fn remove_from_machine(place: &Place) -> anyhow::Result<()> {
     local::runtime::remove_all(&place.run_dir, &place.data_dir).context("ending pods")?;
+    contents::forget_volumes(&place.data_dir)?;
     Node::remove(&node_settings(place)?).context("removing the node's network")?;
     match std::fs::remove_dir_all(&place.run_dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -58,9 +59,6 @@ pub(crate) fn node_settings(place: &Place) -> anyhow::Result<NodeSettings> {
 
 /// Removes the files of the mesh, and the directory if they were all that is in it.
 pub(crate) fn purge(place: &Place) -> Outcome {
-    if !place.is_a_mesh() {
-        return Ok(());
-    }
     let left = contents::purge(&place.data_dir)?;
     if let Some(name) = left.first() {
         let (dir, name) = (place.data_dir.display(), name.to_string_lossy());

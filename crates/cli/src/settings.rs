@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
@@ -182,41 +182,38 @@ impl Place {
 
     /// Gives a file that we made to the calling user.
     pub(crate) fn give(&self, path: &Path) -> Result<()> {
-        std::os::unix::fs::lchown(path, Some(self.owner.uid), Some(self.owner.gid))
-            .with_context(|| format!("giving `{}` to user {}", path.display(), self.owner.uid))
+        Ok(linux::files::give(path, self.owner.uid, self.owner.gid)?)
     }
 
     /// Gives what is ours in the data directory to the calling user, links not followed: the parts of the mesh run as
-    /// root and make their files so.
+    /// root and make their files so. Volumes stay root's, so that nothing else can be put where a pod is shown them.
     pub(crate) fn give_all(&self) -> Result<()> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&self.data_dir, flags, Mode::empty());
-        let root = root.with_context(|| format!("opening `{}`", self.data_dir.display()))?;
+        let root = linux::files::open(&self.data_dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
         self.give_below(&root, 0)
             .with_context(|| format!("giving `{}` to user {}", self.data_dir.display(), self.owner.uid))
     }
 
     fn give_below(&self, folder: &OwnedFd, depth: usize) -> rustix::io::Result<()> {
-        let owner = (Some(Uid::from_raw(self.owner.uid)), Some(Gid::from_raw(self.owner.gid)));
+        let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for entry in rustix::fs::Dir::read_from(folder)? {
             let entry = entry?;
             let name = entry.file_name();
-            let is_foreign = depth == 0 && !contents::is_ours(OsStr::from_bytes(name.to_bytes()));
-            if matches!(name.to_bytes(), b"." | b"..") || is_foreign {
+            let is_left = depth == 0 && !contents::is_the_owners(OsStr::from_bytes(name.to_bytes()));
+            if matches!(name.to_bytes(), b"." | b"..") || is_left {
                 continue;
             }
-            match rustix::fs::chownat(folder, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW) {
-                // A log that was removed in the meantime belongs to nobody.
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(error),
-            }
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            if entry.file_type() == FileType::Directory && depth < FOLDERS_DEEP_MAX {
-                match rustix::fs::openat(folder, name, flags, Mode::empty()) {
-                    Ok(below) => self.give_below(&below, depth + 1)?,
-                    Err(Errno::NOENT) => {}
-                    Err(error) => return Err(error),
+            let is_folder = entry.file_type() == FileType::Directory && depth < FOLDERS_DEEP_MAX;
+            let kind = if is_folder { OFlags::RDONLY | OFlags::DIRECTORY } else { OFlags::PATH };
+            match rustix::fs::openat(folder, name, kind | flags, Mode::empty()) {
+                Ok(found) => {
+                    linux::files::give_open(&found, self.owner.uid, self.owner.gid)?;
+                    if is_folder {
+                        self.give_below(&found, depth + 1)?;
+                    }
                 }
+                // A log that was removed in the meantime belongs to nobody.
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -225,14 +222,13 @@ impl Place {
     /// Writes a small file whole or not at all, mode 0600, owned by the caller.
     pub(crate) fn write_private(&self, path: &Path, text: &str) -> Result<()> {
         use std::io::Write;
-        use std::os::unix::fs::OpenOptionsExt;
         let part = path.with_extension(format!("part{}", std::process::id()));
-        let written = (|| -> std::io::Result<()> {
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+        let mut file = linux::files::open_to_write(&part, OFlags::EXCL, Mode::RUSR | Mode::WUSR)?;
+        let mut write = || -> std::io::Result<()> {
             file.write_all(text.as_bytes())?;
             file.sync_all()
-        })();
-        written.with_context(|| format!("writing `{}`", part.display()))?;
+        };
+        write().with_context(|| format!("writing `{}`", part.display()))?;
         self.give(&part)?;
         fs::rename(&part, path).with_context(|| format!("writing `{}`", path.display()))
     }

@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::args::UpArguments;
@@ -62,8 +63,7 @@ fn detach(place: &Place, arguments: &UpArguments) -> Outcome {
         return Err(already_runs(place));
     }
     let log_path = place.data_dir.join("daemon.log");
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path);
-    let log = log.with_context(|| format!("opening `{}`", log_path.display()))?;
+    let log = linux::files::open_to_write(&log_path, OFlags::APPEND, Mode::RUSR | Mode::WUSR)?;
     place.give(&log_path)?;
     let binary = std::env::current_exe().context("finding this binary")?;
     let mut command = Command::new(binary);

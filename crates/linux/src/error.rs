@@ -90,6 +90,16 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A file below a directory of a user's could not be opened, made or given away.
+    #[error("cannot {doing} `{}`", path.display())]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The filter of system calls could not be built or installed.
     #[error("cannot set up the filter of system calls; a kernel with CONFIG_SECCOMP_FILTER is needed")]
     Seccomp {

@@ -7,6 +7,7 @@ pub mod caps;
 pub mod cgroup;
 pub mod diag;
 pub mod error;
+pub mod files;
 pub mod membarrier;
 pub mod mount;
 pub mod netlink;

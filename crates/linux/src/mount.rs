@@ -60,6 +60,18 @@ pub fn tree(source: &Path) -> Result<Tree, Error> {
     rustix::mount::open_tree(CWD, source, flags).map(Tree).map_err(failed("take the tree at", source))
 }
 
+/// The same of something in a directory that a user may write: no link is followed, and what belongs to anybody but
+/// the caller is not taken, for a user has put it there.
+pub fn tree_of_own(source: &Path) -> Result<Tree, Error> {
+    let found = crate::files::open(source, rustix::fs::OFlags::PATH)?;
+    let stat = rustix::fs::fstat(&found).map_err(failed("look at", source))?;
+    if stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(failed("take the tree of somebody else at", source)(rustix::io::Errno::PERM));
+    }
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(&found, c"", flags).map(Tree).map_err(failed("take the tree at", source))
+}
+
 impl Tree {
     /// Whether it is a directory; else it is a file.
     pub fn is_directory(&self) -> Result<bool, Error> {

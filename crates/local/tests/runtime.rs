@@ -392,6 +392,39 @@ async fn the_applets_serve_as_soon_as_they_count_as_started() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nc_listens_by_tcp_and_udp_and_waits_no_longer_than_it_is_told() {
+    let place = Place::new();
+    let sandbox = place.sandbox().await;
+    // A question is put once the other side listens, as the kernel's tables say, and each input ends once both have heard.
+    let words = "listens() { until grep -q \":$1 .* $2 \" /proc/net/$3; do :; done; }
+        say() { echo $1; until test -s /tmp/heard -a -s /tmp/got; do :; done; }
+        ask() { say question | nc \"$@\" >/tmp/got; wait; cat /tmp/got /tmp/heard; }\n";
+    let cases = [
+        ("tcp", "say answer | nc -l 8080 >/tmp/heard & listens 1F90 0A tcp6; ask 127.0.0.1 8080", "answer\nquestion\n"),
+        (
+            "tcp-v6",
+            "say answer | nc -v -l -p 8081 2>&1 >/tmp/heard | sed 's/from.*/from/' & listens 1F91 0A tcp6; ask ::1 8081",
+            "connect from\nanswer\nquestion\n",
+        ),
+        (
+            "udp",
+            "echo answer | nc -u -l -w 1 8082 >/tmp/heard & listens 1F92 07 udp6; echo question | nc -u -w 5 127.0.0.1 8082; wait; cat /tmp/heard",
+            "answer\nquestion\n",
+        ),
+        (
+            "silent",
+            "sleep 1000 | nc -l 8083 & listens 1F93 0A tcp6; mkfifo /tmp/held; nc -w 1 127.0.0.1 8083 <>/tmp/held; echo $?",
+            "nc: timed out\n1\n",
+        ),
+    ];
+    for (name, script, wanted) in cases {
+        let (exit, said) = place.run(&sandbox, name, &place.shell(&format!("{words}{script}"))).await;
+        assert_eq!((exit.code, said.as_str()), (0, wanted), "{name}");
+    }
+    sandbox.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn everything_ends_without_the_daemon_and_nothing_else_does() {
     let place = Place::new();
     let other = Place::new();

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Read at a time: a page-sized pipe's worth.
 const CHUNK: usize = 65_536;
 
-const USAGE: &str = "usage: nc [-46uvz] [-w SECONDS] HOST PORT\n       nc -l [-46v] [-w SECONDS] [-p] PORT";
+const USAGE: &str = "usage: nc [-46uvz] [-w SECONDS] HOST PORT\n       nc -l [-46uv] [-w SECONDS] [-p] PORT";
 
 #[derive(Default)]
 #[expect(clippy::struct_excessive_bools, reason = "the switches of a command line are independent of one another")]
@@ -141,14 +141,49 @@ fn listen(options: &Options) -> Result<(), String> {
         (None, None) => return Err(format!("-l needs a port\n{USAGE}")),
     };
     let any = if options.family == Some(Family::V4) { "0.0.0.0" } else { "::" };
-    let listener = TcpListener::bind((any, number))
-        .map_err(|error| format!("can't listen on port {number}: {}", plain(&error)))?;
+    let failed = |error: io::Error| format!("can't listen on port {number}: {}", plain(&error));
+    if options.udp {
+        let socket = UdpSocket::bind((any, number)).map_err(failed)?;
+        return hear(&socket, options);
+    }
+    let listener = TcpListener::bind((any, number)).map_err(failed)?;
     let (connection, from) = listener.accept().map_err(|error| format!("accept: {}", plain(&error)))?;
     drop(listener);
     if options.verbose {
         drop(writeln!(io::stderr(), "connect from {from}"));
     }
     converse(connection, options.wait)
+}
+
+/// Datagrams of the first that sends one, until `-w` says that none comes any more; its input is the answer to the first.
+fn hear(socket: &UdpSocket, options: &Options) -> Result<(), String> {
+    let read = |error: io::Error| format!("read error: {}", plain(&error));
+    let mut chunk = vec![0; CHUNK];
+    let (mut length, from) = socket.recv_from(&mut chunk).map_err(read)?;
+    if options.verbose {
+        drop(writeln!(io::stderr(), "connect from {from}"));
+    }
+    socket.connect(from).map_err(read)?;
+    let answering = socket.try_clone().map_err(read)?;
+    // Not joined: whoever has nothing to say is not waited for.
+    let answer = std::thread::Builder::new().spawn(move || {
+        let mut answer = vec![0; CHUNK];
+        while let Ok(length @ 1..) = io::stdin().lock().read(&mut answer) {
+            drop(answering.send(answer.get(..length).unwrap_or_default()));
+        }
+    });
+    answer.map_err(|error| format!("start a thread: {}", plain(&error)))?;
+    socket.set_read_timeout(options.wait).map_err(read)?;
+    loop {
+        let heard = chunk.get(..length).unwrap_or_default();
+        let mut output = io::stdout().lock();
+        output.write_all(heard).and_then(|()| output.flush()).map_err(|error| plain(&error))?;
+        length = match socket.recv(&mut chunk) {
+            Ok(length) => length,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => return Ok(()),
+            Err(error) => return Err(read(error)),
+        };
+    }
 }
 
 /// Both directions at once; ends when the peer has closed.

@@ -133,7 +133,9 @@ fn log_path(inner: &Inner, pod: &Object, name: &str, view: &PodView, previous: b
     };
     let ContainerView { log, log_before, state, .. } = container;
     if previous {
-        return log_before.clone().ok_or_else(|| {
+        // Until the next run has begun, the run before it is the last one.
+        let before = if matches!(state, State::Waiting { .. }) { log } else { log_before };
+        return before.clone().ok_or_else(|| {
             Status::bad_request(format!("previous terminated container \"{name}\" in pod \"{}\" not found", pod.name()))
         });
     }

@@ -203,19 +203,21 @@ struct Run {
 /// From the start of a run to its end.
 async fn live(shared: &Arc<Shared>, manifest: &Value, name: &str, mut run: Run) -> Exit {
     let since = Timestamp::now();
-    let has_readiness = Probe::of(manifest, "readinessProbe").is_some();
+    let has = |name: &str| Probe::of(manifest, name).is_some();
+    let (has_readiness, has_startup) = (has("readinessProbe"), has("startupProbe"));
     shared.change(name, |view| {
         if let State::Terminated { .. } = view.state {
             view.last = Some(view.state.clone());
         }
         view.state = State::Running { since, id: run.id.clone() };
         view.restarts = run.attempt;
-        view.ready = !has_readiness;
+        view.has_started = !has_startup;
+        view.ready = !has_readiness && !has_startup;
         view.image_id.clone_from(&run.image);
         view.run = Some(run.running.directory().to_owned());
         view.log_before = view.log.replace(run.log.clone());
     });
-    let (unhealthy, mut killed) = watch::channel(false);
+    let (unhealthy, mut killed) = watch::channel(None);
     let probes = tokio::spawn(watch_over(
         Arc::clone(shared),
         manifest.clone(),
@@ -227,11 +229,15 @@ async fn live(shared: &Arc<Shared>, manifest: &Value, name: &str, mut run: Run) 
         exit = run.running.wait() => Some(exit),
         () = shared.ending.cancelled() => None,
         // Without probes, or when they are done, nobody is left to say so.
-        Ok(_) = killed.wait_for(|&unhealthy| unhealthy) => None,
+        Ok(_) = killed.wait_for(Option::is_some) => None,
     };
-    let outcome = match first {
-        Some(exit) => exit,
-        None => stop(shared, name, &mut run.running).await,
+    let why = killed.borrow().map(|kind| format!("Container {name} failed {kind} probe, will be restarted"));
+    let outcome = if let Some(exit) = first {
+        exit
+    } else {
+        let why = why.unwrap_or_else(|| format!("Stopping container {name}"));
+        shared.tell("Normal", "Killing", &why).await;
+        stop(shared, &mut run.running).await
     };
     probes.abort();
     // Over before the pod is: what it shares is then held by nobody else.
@@ -240,6 +246,7 @@ async fn live(shared: &Arc<Shared>, manifest: &Value, name: &str, mut run: Run) 
         outcome.unwrap_or_else(|_| Exit { code: 137, signal: Some(9), finished_ms: Timestamp::now().as_millisecond() });
     shared.change(name, |view| {
         view.ready = false;
+        view.has_started = false;
         view.run = None;
         let reason = if exit.code == 0 { "Completed" } else { "Error" };
         view.state = State::Terminated {
@@ -256,8 +263,7 @@ async fn live(shared: &Arc<Shared>, manifest: &Value, name: &str, mut run: Run) 
 }
 
 /// Asks the program to end, and ends it when its time is over.
-async fn stop(shared: &Shared, name: &str, running: &mut Running) -> Result<Exit, crate::Error> {
-    shared.tell("Normal", "Killing", &format!("Stopping container {name}")).await;
+async fn stop(shared: &Shared, running: &mut Running) -> Result<Exit, crate::Error> {
     let mut grace = shared.grace.clone();
     if !grace.borrow_and_update().is_zero() {
         running.signal(Signal::TERM)?;
@@ -275,13 +281,21 @@ async fn stop(shared: &Shared, name: &str, running: &mut Running) -> Result<Exit
     running.wait().await
 }
 
-/// Probes a running container until it is stopped from outside.
-async fn watch_over(shared: Arc<Shared>, manifest: Value, name: String, run: PathBuf, unhealthy: watch::Sender<bool>) {
-    if let Some(startup) = Probe::of(&manifest, "startupProbe")
-        && !watch_one(&shared, &name, &run, &startup, Kind::Startup).await
-    {
-        unhealthy.send_replace(true);
-        return;
+/// Probes a running container until it is stopped from outside; which probe asks for a restart is told to `unhealthy`.
+async fn watch_over(
+    shared: Arc<Shared>,
+    manifest: Value,
+    name: String,
+    run: PathBuf,
+    unhealthy: watch::Sender<Option<&'static str>>,
+) {
+    if let Some(startup) = Probe::of(&manifest, "startupProbe") {
+        if !watch_one(&shared, &name, &run, &startup, Kind::Startup).await {
+            unhealthy.send_replace(Some("startup"));
+            return;
+        }
+        let is_ready = Probe::of(&manifest, "readinessProbe").is_none();
+        shared.change(&name, |view| (view.has_started, view.ready) = (true, is_ready));
     }
     let readiness = async {
         if let Some(probe) = Probe::of(&manifest, "readinessProbe") {
@@ -292,7 +306,7 @@ async fn watch_over(shared: Arc<Shared>, manifest: Value, name: String, run: Pat
         if let Some(probe) = Probe::of(&manifest, "livenessProbe")
             && !watch_one(&shared, &name, &run, &probe, Kind::Liveness).await
         {
-            unhealthy.send_replace(true);
+            unhealthy.send_replace(Some("liveness"));
         }
     };
     tokio::join!(readiness, liveness);

@@ -74,6 +74,9 @@ pub(super) fn container(
     let mut environment = image.environment.clone();
     environment.push(("HOSTNAME".to_owned(), host_name(pod)));
     environment.push(("TIDEGATE_DATA_DIR".to_owned(), around.data_dir.display().to_string()));
+    for from in container.get("envFrom").and_then(Value::as_array).into_iter().flatten() {
+        environment.extend(volumes.variables(pod, from)?);
+    }
     for variable in container.get("env").and_then(Value::as_array).into_iter().flatten() {
         let name = variable.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         let value = match variable.get("valueFrom") {

@@ -29,7 +29,8 @@ const GRACE_DEFAULT: u64 = 30;
 pub(super) async fn run(inner: Arc<Inner>, mut objects: watch::Receiver<Arc<Object>>, views: watch::Sender<PodView>) {
     let pod = Arc::clone(&objects.borrow());
     let ending = CancellationToken::new();
-    let (grace, grace_left) = watch::channel(Duration::from_secs(GRACE_DEFAULT));
+    let given = pod.at("/spec/terminationGracePeriodSeconds").as_u64().unwrap_or(GRACE_DEFAULT);
+    let (grace, grace_left) = watch::channel(Duration::from_secs(given));
     let watcher = watch_end(&mut objects, &ending, &grace);
     let publisher = publish(&inner, &pod, &views);
     let life = live(&inner, &pod, &views, &ending, grace_left);
@@ -355,6 +356,7 @@ fn stand_in(shared: &Shared, name: &str, role: Role) {
     change(&shared.views, |view| {
         let Some(container) = view.containers.iter_mut().find(|container| container.name == name) else { return };
         container.ready = true;
+        container.has_started = role != Role::Init;
         container.image_id.clone_from(&container.image);
         container.state = if role == Role::Init {
             State::Terminated {

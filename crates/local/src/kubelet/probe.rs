@@ -9,7 +9,6 @@ use linux::netns::NetNs;
 use serde_json::Value;
 
 use crate::runtime::Runtime;
-use crate::runtime::exec::Command;
 
 /// A probe of a container.
 #[derive(Debug, Clone)]
@@ -66,11 +65,11 @@ impl Probe {
     ) -> Result<(), String> {
         let outcome = match &self.action {
             Action::Exec(command) => {
-                let command = Command { command: command.clone(), stdin: false, tty: false };
-                let session = runtime.exec(run, &command).map_err(|error| error.to_string())?;
-                tokio::time::timeout(self.bound, session.exit).await.map(|code| match code {
-                    Ok(0) => Ok(()),
-                    Ok(code) => Err(format!("command exited with {code}")),
+                let asked = runtime.ask(run, command, self.bound);
+                tokio::time::timeout(self.bound, asked).await.map(|outcome| match outcome {
+                    Ok((0, _)) => Ok(()),
+                    Ok((code, said)) if said.is_empty() => Err(format!("command exited with {code}")),
+                    Ok((code, said)) => Err(format!("command exited with {code}: {said}")),
                     Err(error) => Err(error.to_string()),
                 })
             }

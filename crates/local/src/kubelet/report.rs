@@ -113,13 +113,12 @@ fn condition(pod: &Object, kind: &str, is: bool, reason: &str, message: &str, no
 }
 
 fn container(view: &ContainerView) -> Value {
-    let running = matches!(view.state, State::Running { .. });
     let mut status = json!({
         "name": view.name,
         "image": view.image,
         "imageID": view.image_id,
         "ready": view.ready,
-        "started": running,
+        "started": view.has_started,
         "restartCount": view.restarts,
         "state": state(&view.state),
         "lastState": view.last.as_ref().map_or_else(|| json!({}), state),

@@ -36,6 +36,8 @@ pub(super) struct ContainerView {
     pub(super) last: Option<State>,
     pub(super) restarts: u32,
     pub(super) ready: bool,
+    /// It runs, and its startup probe, if it has one, has succeeded.
+    pub(super) has_started: bool,
     /// Records of the run now, for `exec`.
     pub(super) run: Option<PathBuf>,
     pub(super) log: Option<PathBuf>,
@@ -112,6 +114,7 @@ impl PodView {
                 last: None,
                 restarts: 0,
                 ready: false,
+                has_started: false,
                 run: None,
                 log: None,
                 log_before: None,

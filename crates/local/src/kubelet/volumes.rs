@@ -2,11 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use api::{Key, Object};
+use linux::error::with_causes;
+use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 
 use super::plan::Surroundings;
@@ -62,6 +64,7 @@ pub(super) fn make(
     hooks: &Hooks,
 ) -> Result<Volumes, String> {
     let mut volumes = Volumes { sources: HashMap::new(), memory: Vec::new(), find: Arc::clone(&hooks.find) };
+    let data_dir = around.data_dir;
     let wanted = mounted(pod, hooks);
     for volume in pod.items_at("/spec/volumes") {
         let name = volume.get("name").and_then(Value::as_str).unwrap_or_default();
@@ -75,11 +78,10 @@ pub(super) fn make(
             continue;
         }
         let path = directory.join(name);
-        std::fs::create_dir_all(&path).map_err(|error| format!("cannot make volume {name}: {error}"))?;
-        for (file, text) in volumes.files(pod, volume, around).map_err(|why| format!("volume {name}: {why}"))? {
-            write(&path, &file, &text)?;
+        make_directory(data_dir, &path, 0o755)?;
+        for file in volumes.files(pod, volume, around).map_err(|why| format!("volume {name}: {why}"))? {
+            write(data_dir, &path, &file)?;
         }
-        permit(&path, 0o755)?;
         volumes.sources.insert(name.to_owned(), Source::Files(path));
     }
     Ok(volumes)
@@ -97,7 +99,23 @@ fn mounted<'a>(pod: &'a Object, hooks: &Hooks) -> HashSet<&'a str> {
     mounts.filter_map(|mount| mount.get("name").and_then(Value::as_str)).collect()
 }
 
-type Files = Vec<(String, Vec<u8>)>;
+/// A file of a volume.
+#[derive(Debug, Clone)]
+struct Content {
+    path: String,
+    text: Vec<u8>,
+    mode: u32,
+}
+
+type Files = Vec<Content>;
+
+/// The mode of files that say none (Kubernetes).
+const MODE_DEFAULT: u32 = 0o644;
+
+/// The mode that a volume or an item of it gives to files.
+fn mode(of: &Value, name: &str) -> Option<u32> {
+    u32::try_from(of.get(name)?.as_u64()?).ok().map(|mode| mode & 0o777)
+}
 
 impl Volumes {
     /// What is behind a mount of a volume, or of a part of it.
@@ -120,49 +138,77 @@ impl Volumes {
     }
 
     fn files(&self, pod: &Object, volume: &Value, around: &Surroundings<'_>) -> Result<Files, String> {
+        let of = |source: &Value| mode(source, "defaultMode").unwrap_or(MODE_DEFAULT);
         if let Some(source) = volume.get("configMap") {
-            return self.keys(pod, "configmaps", source, "name");
+            return self.keys(pod, "configmaps", source, "name", of(source));
         }
         if let Some(source) = volume.get("secret") {
-            return self.keys(pod, "secrets", source, "secretName");
+            return self.keys(pod, "secrets", source, "secretName", of(source));
         }
         if let Some(source) = volume.get("downwardAPI") {
-            return Ok(downward(pod, source, around));
+            return Ok(downward(pod, source, around, of(source)));
         }
-        let sources = volume.pointer("/projected/sources").and_then(Value::as_array);
+        let projected = volume.get("projected").unwrap_or(&Value::Null);
+        let mode = of(projected);
         let mut files = Files::new();
-        for source in sources.into_iter().flatten() {
+        for source in projected.get("sources").and_then(Value::as_array).into_iter().flatten() {
             if let Some(source) = source.get("configMap") {
-                files.extend(self.keys(pod, "configmaps", source, "name")?);
+                files.extend(self.keys(pod, "configmaps", source, "name", mode)?);
             } else if let Some(source) = source.get("secret") {
-                files.extend(self.keys(pod, "secrets", source, "name")?);
+                files.extend(self.keys(pod, "secrets", source, "name", mode)?);
             } else if let Some(source) = source.get("downwardAPI") {
-                files.extend(downward(pod, source, around));
+                files.extend(downward(pod, source, around, mode));
             } else if let Some(source) = source.get("serviceAccountToken") {
                 // Pods cannot reach the API server, so that there is nothing the token could be good for.
-                let path = source.get("path").and_then(Value::as_str).unwrap_or("token");
-                files.push((path.to_owned(), Vec::new()));
+                let path = source.get("path").and_then(Value::as_str).unwrap_or("token").to_owned();
+                files.push(Content { path, text: Vec::new(), mode });
             }
         }
         Ok(files)
     }
 
     /// The entries of a config map or secret, all or those listed; none if it is optional and absent.
-    fn keys(&self, pod: &Object, plural: &str, source: &Value, name: &str) -> Result<Files, String> {
+    fn keys(&self, pod: &Object, plural: &str, source: &Value, name: &str, default: u32) -> Result<Files, String> {
         let name = source.get(name).and_then(Value::as_str).unwrap_or_default();
         let optional = source.get("optional") == Some(&Value::Bool(true));
+        let kind = plural.trim_end_matches('s');
         let Some(object) = self.object(pod, plural, name) else {
-            let kind = plural.trim_end_matches('s');
             return if optional { Ok(Files::new()) } else { Err(format!("{kind} \"{name}\" not found")) };
         };
         let all = entries(&object);
-        let Some(items) = source.get("items").and_then(Value::as_array) else { return Ok(all) };
-        let item = |item: &Value| {
-            let (key, path) = (item.get("key")?.as_str()?, item.get("path")?.as_str()?);
-            let (_, text) = all.iter().find(|(known, _)| known == key)?;
-            Some((path.to_owned(), text.clone()))
+        let Some(items) = source.get("items").and_then(Value::as_array) else {
+            return Ok(all.into_iter().map(|(path, text)| Content { path, text, mode: default }).collect());
         };
-        Ok(items.iter().filter_map(item).collect())
+        let mut files = Files::new();
+        for item in items {
+            let text = |name: &str| item.get(name).and_then(Value::as_str).unwrap_or_default();
+            match all.iter().find(|(known, _)| known == text("key")) {
+                Some((_, bytes)) => files.push(Content {
+                    path: text("path").to_owned(),
+                    text: bytes.clone(),
+                    mode: mode(item, "mode").unwrap_or(default),
+                }),
+                None if optional => {}
+                None => return Err(format!("{kind} \"{name}\" has no key \"{}\"", text("key"))),
+            }
+        }
+        Ok(files)
+    }
+
+    /// The variables that whole config maps and secrets give (`envFrom`); names that no variable can have are left out.
+    pub(super) fn variables(&self, pod: &Object, from: &Value) -> Result<Vec<(String, String)>, String> {
+        let prefix = from.get("prefix").and_then(Value::as_str).unwrap_or_default();
+        let mut found = Vec::new();
+        for (source, plural) in [("configMapRef", "configmaps"), ("secretRef", "secrets")] {
+            let Some(source) = from.get(source) else { continue };
+            let files = self.keys(pod, plural, source, "name", MODE_DEFAULT)?;
+            let pairs = files
+                .into_iter()
+                .map(|file| (format!("{prefix}{}", file.path), String::from_utf8_lossy(&file.text).into_owned()));
+            found
+                .extend(pairs.filter(|(name, value)| !name.is_empty() && !name.contains('=') && !value.contains('\0')));
+        }
+        Ok(found)
     }
 
     fn object(&self, pod: &Object, plural: &str, name: &str) -> Option<Arc<Object>> {
@@ -198,7 +244,7 @@ impl Volumes {
     }
 }
 
-fn entries(object: &Object) -> Files {
+fn entries(object: &Object) -> Vec<(String, Vec<u8>)> {
     let listed = |name: &'static str| object.value().get(name).and_then(Value::as_object);
     let secret = object.kind() == "Secret";
     let text = |(key, value): (&String, &Value)| {
@@ -228,15 +274,13 @@ fn decoded(text: &str) -> Vec<u8> {
     bytes
 }
 
-fn downward(pod: &Object, source: &Value, around: &Surroundings<'_>) -> Files {
+fn downward(pod: &Object, source: &Value, around: &Surroundings<'_>, default: u32) -> Files {
     let items = source.get("items").and_then(Value::as_array);
     let item = |item: &Value| {
         let path = item.get("path")?.as_str()?.to_owned();
-        let text = item
-            .pointer("/fieldRef/fieldPath")
-            .and_then(Value::as_str)
-            .map_or_else(String::new, |name| field(pod, name, around));
-        Some((path, text.into_bytes()))
+        let name = item.pointer("/fieldRef/fieldPath").and_then(Value::as_str);
+        let text = name.map_or_else(String::new, |name| field(pod, name, around)).into_bytes();
+        Some(Content { path, text, mode: mode(item, "mode").unwrap_or(default) })
     };
     items.into_iter().flatten().filter_map(item).collect()
 }
@@ -272,21 +316,32 @@ fn is_plain(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// Writes a file below a volume's directory; names with steps up are left out, as no valid object has them.
-fn write(directory: &Path, name: &str, text: &[u8]) -> Result<(), String> {
-    if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
-        return Err(format!("`{name}` leads out of the volume"));
-    }
-    let path = directory.join(name);
-    let failed = |error: std::io::Error| format!("cannot write `{}`: {error}", path.display());
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(failed)?;
-    }
-    std::fs::write(&path, text).map_err(failed)?;
-    permit(&path, 0o644)
+/// Makes a directory of ours below the data directory, which is a user's: nobody but root may write on the way to it, so
+/// that nothing else can be put in its place and shown to a pod.
+fn make_directory(data_dir: &Path, path: &Path, mode: u32) -> Result<(), String> {
+    let below =
+        path.strip_prefix(data_dir).map_err(|_| format!("`{}` is not in the data directory", path.display()))?;
+    let folder = linux::files::make_directories(data_dir, below, Mode::RWXU, false);
+    let folder = folder.map_err(|error| with_causes(&error))?;
+    rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode))
+        .map_err(|error| format!("cannot set the mode of `{}`: {error}", path.display()))
 }
 
-fn permit(path: &Path, mode: u32) -> Result<(), String> {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .map_err(|error| format!("cannot set the mode of `{}`: {error}", path.display()))
+/// Writes a file below a volume's directory; one with steps up is refused, as no valid object has it.
+fn write(data_dir: &Path, directory: &Path, file: &Content) -> Result<(), String> {
+    let name = Path::new(&file.path);
+    if file.path.is_empty() || !name.components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(format!("`{}` leads out of the volume", file.path));
+    }
+    let path = directory.join(name);
+    // Directories on the way, from the outermost: each may be read by any user of the pod.
+    let folders: Vec<&Path> = name.ancestors().skip(1).filter(|part| !part.as_os_str().is_empty()).collect();
+    for folder in folders.into_iter().rev() {
+        make_directory(data_dir, &directory.join(folder), 0o755)?;
+    }
+    let failed = |error: std::io::Error| format!("cannot write `{}`: {error}", path.display());
+    let opened = linux::files::open_to_write(&path, OFlags::TRUNC, Mode::RUSR | Mode::WUSR);
+    let mut written = opened.map_err(|error| with_causes(&error))?;
+    written.write_all(&file.text).map_err(failed)?;
+    rustix::fs::fchmod(&written, Mode::from_raw_mode(file.mode)).map_err(|error| failed(error.into()))
 }

@@ -8,14 +8,18 @@ use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::{ENTER, Runtime, inside};
 use crate::Error;
+
+/// Of what a short command says, this much is told: as much as Kubernetes tells of a probe.
+const SAID_MAX: u64 = 10 * 1024;
 
 /// How a command is to be run.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +66,19 @@ impl Terminal {
 }
 
 impl Runtime {
+    /// Runs a command without input to its end, which comes after `bound` at the latest: what it said, and its exit code.
+    pub(crate) async fn ask(&self, run: &Path, words: &[String], bound: Duration) -> Result<(i32, String), Error> {
+        let mut command = self.part(ENTER);
+        command.arg("--run").arg(run).arg("--within-ms").arg(bound.as_millis().to_string());
+        command.arg("--").args(words);
+        let session = with_pipes(self, &mut tokio::process::Command::from(command), false)?;
+        let errors = session.stderr.unwrap_or_else(|| Box::new(tokio::io::empty()));
+        let (said, complained) = tokio::join!(heard(session.stdout), heard(errors));
+        let failed = |source: io::Error| inside::started("a command in a container", &source);
+        let text = [said.map_err(failed)?, complained.map_err(failed)?].concat();
+        Ok((session.exit.await?, String::from_utf8_lossy(&text).trim_end().to_owned()))
+    }
+
     /// Runs a command beside the program whose run is recorded in `run` (see [`super::Running::directory`]).
     pub fn exec(&self, run: &Path, wanted: &Command) -> Result<Session, Error> {
         let mut command = self.part(ENTER);
@@ -73,6 +90,14 @@ impl Runtime {
         let mut command = tokio::process::Command::from(command);
         if wanted.tty { with_terminal(self, command) } else { with_pipes(self, &mut command, wanted.stdin) }
     }
+}
+
+/// All of it is read, for a program that is not heard stands still; some of it is kept.
+async fn heard(mut output: impl AsyncRead + Unpin) -> io::Result<Vec<u8>> {
+    let mut said = Vec::new();
+    (&mut output).take(SAID_MAX).read_to_end(&mut said).await?;
+    tokio::io::copy(&mut output, &mut tokio::io::sink()).await?;
+    Ok(said)
 }
 
 fn with_pipes(runtime: &Runtime, command: &mut tokio::process::Command, stdin: bool) -> Result<Session, Error> {

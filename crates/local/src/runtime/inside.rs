@@ -10,18 +10,20 @@
 //! `pod-init` are inside: they hide from the first line on, and `pod-pause` sees an empty directory and has no
 //! capability.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
 
 use linux::error::with_causes;
 use linux::pidfd::{PidFd, ProcessId};
 use linux::process::{self, Namespaces};
 use linux::{caps, mount, seccomp};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags};
 
 use super::spec::{self, ContainerSpec, Recorded};
 use super::{ENTER, INIT, PAUSE, RECORD_SANDBOX, RECORD_SPEC, RECORD_STATE, SANDBOX, bounds, memory, rootfs, shim};
@@ -44,6 +46,8 @@ pub(super) struct Arguments {
     status: RawFd,
     ready: Option<RawFd>,
     tty: bool,
+    /// How long a command may take.
+    within: Option<Duration>,
     command: Vec<String>,
 }
 
@@ -90,6 +94,7 @@ fn parse(arguments: Vec<String>) -> Result<Arguments, Error> {
             "--netns" => parsed.netns = value.into(),
             "--host-name" => parsed.host_name = value,
             "--memory" => parsed.memory.push(value),
+            "--within-ms" => parsed.within = value.parse().ok().map(Duration::from_millis),
             "--status" => parsed.status = number()?,
             "--ready" => parsed.ready = Some(number()?),
             _ => return Err(wrong(&format!("{name} is unknown"))),
@@ -218,7 +223,7 @@ fn enter(arguments: &Arguments) -> Result<ExitCode, Error> {
         process::with_terminal(&mut command);
     }
     confine(&spec, &filters)?;
-    match command.status() {
+    match command.spawn().and_then(|program| end_within(program, arguments.within)) {
         Ok(status) => Ok(ExitCode::from(u8::try_from(code_of(status)).unwrap_or(u8::MAX))),
         Err(failure) => {
             drop(writeln!(io::stderr(), "{}", with_causes(&not_run(&arguments.command, &failure))));
@@ -226,6 +231,18 @@ fn enter(arguments: &Arguments) -> Result<ExitCode, Error> {
             Ok(ExitCode::from(if missing { NOT_FOUND } else { NOT_RUNNABLE }))
         }
     }
+}
+
+/// Waits for a program, which is killed when its time is over.
+fn end_within(mut program: Child, bound: Option<Duration>) -> io::Result<ExitStatus> {
+    if let (Some(bound), Some(pid)) = (bound, i32::try_from(program.id()).ok().and_then(Pid::from_raw)) {
+        let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        let bound = Timespec::try_from(bound).map_err(io::Error::other)?;
+        if rustix::event::poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&bound))? == 0 {
+            program.kill()?;
+        }
+    }
+    program.wait()
 }
 
 /// The last steps before foreign code runs, in this order: each takes away the right to undo the one before.
@@ -282,13 +299,13 @@ pub(super) fn code_of(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }
 
-/// Opens a container's log to be appended to.
-pub(super) fn open_log(path: &Path) -> Result<std::fs::File, Error> {
-    let failed = |source| Error::File { doing: "open the log", path: path.to_owned(), source };
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(failed)?;
-    }
-    OpenOptions::new().create(true).append(true).open(path).map_err(failed)
+/// Opens a container's log, below the data directory, to be appended to.
+pub(super) fn open_log(data_dir: &Path, path: &Path) -> Result<std::fs::File, Error> {
+    let below = path.strip_prefix(data_dir).map_err(|_| Error::Container {
+        doing: format!("open the log `{}`", path.display()),
+        why: "it is not in the data directory".to_owned(),
+    })?;
+    kernel("open a log", linux::files::append_for_owner(data_dir, below))
 }
 
 pub(super) fn started(what: &str, source: &io::Error) -> Error {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use linux::files::open_to_read;
 
 /// What of a log is wanted.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,7 +24,7 @@ pub(super) fn aside(path: &Path) -> PathBuf {
 
 /// What of a log there is now, as text.
 pub fn read(path: &Path, selection: Selection) -> Vec<u8> {
-    let files = [aside(path), path.to_owned()].into_iter().filter_map(|path| File::open(path).ok());
+    let files = [aside(path), path.to_owned()].into_iter().filter_map(|path| open_to_read(&path).ok());
     let mut entries: Vec<Entry> = Vec::new();
     for line in files.flat_map(super::lines) {
         let Some(entry) = Entry::parse(&line) else { continue };
@@ -54,7 +55,7 @@ pub struct Follower {
 impl Follower {
     /// Follows a log from its present end.
     pub fn at_end(path: &Path, timestamps: bool) -> Self {
-        let mut file = File::open(path).ok();
+        let mut file = open_to_read(path).ok();
         if let Some(open) = &mut file {
             // A log that cannot be sought is read from its beginning.
             drop(std::io::Seek::seek(open, std::io::SeekFrom::End(0)));
@@ -64,7 +65,7 @@ impl Follower {
 
     /// Follows a log from its beginning.
     pub fn at_beginning(path: &Path, timestamps: bool) -> Self {
-        Self { path: path.to_owned(), file: File::open(path).ok(), rest: Vec::new(), timestamps }
+        Self { path: path.to_owned(), file: open_to_read(path).ok(), rest: Vec::new(), timestamps }
     }
 
     /// What has come since, as text; empty if nothing.
@@ -73,7 +74,7 @@ impl Follower {
         self.read_open(&mut text);
         if self.is_replaced() {
             self.read_open(&mut text);
-            self.file = File::open(&self.path).ok();
+            self.file = open_to_read(&self.path).ok();
             self.read_open(&mut text);
         }
         text

@@ -132,7 +132,8 @@ fn take(spec: &ContainerSpec) -> Result<Taken, Error> {
     }
     for volume in &spec.mounts {
         let access = if volume.read_only { Access::ReadOnly } else { Access::ReadWrite };
-        taken.volumes.push((tree(&volume.source)?, inside(&volume.target)?, access));
+        let doing = format!("show `{}` to a container", volume.source.display());
+        taken.volumes.push((kernel(doing, mount::tree_of_own(&volume.source))?, inside(&volume.target)?, access));
     }
     Ok(taken)
 }

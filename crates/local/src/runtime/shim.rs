@@ -39,7 +39,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Error> {
     kernel("start a container", process::seal_descriptors())?;
     kernel("start a container", process::leave_session())?;
     let container: ContainerSpec = spec::read(&arguments.run.join(RECORD_SPEC))?;
-    let mut log = Log::open(&container.log)?;
+    let mut log = Log::open(&arguments.data_dir, &container.log)?;
     let pod: ProcessId = spec::read::<Recorded>(&arguments.pod.join(RECORD_SANDBOX))?.into();
     let pod = kernel("start a container", pod.open())?.ok_or_else(|| Error::Container {
         doing: "start a container".to_owned(),
@@ -269,16 +269,17 @@ fn entry(to: &mut Vec<u8>, now: jiff::Timestamp, stream: &str, tag: &str, text: 
 
 /// A log file of bounded size.
 struct Log {
+    data_dir: PathBuf,
     path: PathBuf,
     file: File,
     size: u64,
 }
 
 impl Log {
-    fn open(path: &Path) -> Result<Self, Error> {
-        let file = open_log(path)?;
+    fn open(data_dir: &Path, path: &Path) -> Result<Self, Error> {
+        let file = open_log(data_dir, path)?;
         let size = file.metadata().map_or(0, |found| found.len());
-        Ok(Self { path: path.to_owned(), file, size })
+        Ok(Self { data_dir: data_dir.to_owned(), path: path.to_owned(), file, size })
     }
 
     fn append(&mut self, lines: &[u8]) -> Result<(), Error> {
@@ -286,7 +287,7 @@ impl Log {
         let length = u64::try_from(lines.len()).unwrap_or(u64::MAX);
         if self.size > 0 && self.size.saturating_add(length) > LOG_MAX {
             std::fs::rename(&self.path, super::logs::aside(&self.path)).map_err(|source| failed(&self.path, source))?;
-            self.file = open_log(&self.path)?;
+            self.file = open_log(&self.data_dir, &self.path)?;
             self.size = 0;
         }
         self.size = self.size.saturating_add(length);
@@ -302,7 +303,7 @@ mod tests {
     fn a_log_is_put_aside_when_it_is_full_and_nothing_is_torn() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("0.log");
-        let mut log = Log::open(&path).unwrap();
+        let mut log = Log::open(directory.path(), &path).unwrap();
         let line = vec![b'x'; 1 << 20];
         for _ in 0..11 {
             log.append(&line).unwrap();
@@ -315,7 +316,7 @@ mod tests {
     fn long_lines_are_cut_into_marked_parts() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("0.log");
-        let mut log = Log::open(&path).unwrap();
+        let mut log = Log::open(directory.path(), &path).unwrap();
         let (reader, mut writer) = io::pipe().unwrap();
         writer.write_all(&vec![b'a'; PIECE_MAX + 5]).unwrap();
         writer.write_all(b"\nshort\ntail").unwrap();
