@@ -119,3 +119,20 @@ fn network_namespaces(run_dir: &Path) -> Vec<std::path::PathBuf> {
         .filter(|path| path.starts_with(run_dir) && path.parent() != Some(run_dir))
         .collect()
 }
+
+/// Whoever can write where temporary files are may lay a link of the name that the demo's folder would have.
+#[test]
+fn a_planted_link_is_refused_and_not_followed() {
+    let home = tempfile::tempdir().unwrap();
+    let victim = home.path().join("victim");
+    std::fs::create_dir(&victim).unwrap();
+    // `exec` keeps the process number that the link was named after.
+    let script = "ln -s \"$PWD/victim\" \"$PWD/tidegate-demo-$$\"; exec \"$0\" demo";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(binary()).current_dir(home.path()).env("TMPDIR", home.path());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert!(said.contains("tidegate-demo-") && said.contains("File exists"), "{said}");
+    assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 0);
+}

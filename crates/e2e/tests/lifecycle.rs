@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use e2e::mesh::{Mesh, kubectls, processes_of, told};
+use e2e::running::Running;
 
 /// Everything of one mesh that a look at the machine can find.
 fn traces(mesh: &Mesh) -> BTreeSet<String> {
@@ -186,5 +187,21 @@ fn the_next_steps_work_as_printed_for_any_data_directory() {
         assert!(mesh.tidegate(&["down", "--data-dir", dir.to_str().unwrap()]).status.success());
         assert!(output.status.success() && ended.contains("is down"), "{name}: {script}\n{}", told(&output));
         assert_eq!(processes_of(&dir), []);
+    }
+}
+
+/// Ends the mesh of the foreground by a signal, as a terminal does that is closed or a user who presses Ctrl-C.
+#[test]
+fn a_hang_up_ends_the_mesh_of_the_foreground_as_ctrl_c_does() {
+    for signal in [rustix::process::Signal::HUP, rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let mesh = Mesh::down();
+        let mut up = Running::of(mesh.foreground());
+        up.until(&["Ctrl-C ends the mesh"]);
+        let pid = rustix::process::Pid::from_raw(i32::try_from(up.id()).unwrap()).unwrap();
+        assert!(traces(&mesh).len() > 3, "the look must see a running mesh: {:?}", traces(&mesh));
+        rustix::process::kill_process(pid, signal).unwrap();
+        let (code, said) = up.ends();
+        assert_eq!(code, Some(0), "{signal:?}: {said}");
+        assert_eq!(traces(&mesh), BTreeSet::new(), "{signal:?}");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, openat2};
@@ -17,9 +17,13 @@ pub fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
 }
 
 fn open_with(path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+    open_in(CWD, path, flags, mode)
+}
+
+fn open_in(folder: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
     let links = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     loop {
-        match openat2(CWD, path, flags | OFlags::CLOEXEC, mode, links) {
+        match openat2(folder, path, flags | OFlags::CLOEXEC, mode, links) {
             // A rename somewhere in the path while it was walked.
             Err(Errno::AGAIN | Errno::INTR) => {}
             done => return done,
@@ -81,7 +85,7 @@ pub fn make_directories(base: &Path, below: &Path, mode: Mode, is_given: bool) -
                 Err(Errno::EXIST) => false,
                 Err(error) => return Err(error),
             };
-            let next = rustix::fs::openat(&folder, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+            let next = open_in(folder.as_fd(), Path::new(name), flags, Mode::empty())?;
             if is_new && is_given {
                 give_open(&next, owner.st_uid, owner.st_gid)?;
             } else if !is_given && rustix::fs::fstat(&next)?.st_uid != rustix::process::geteuid().as_raw() {
@@ -143,7 +147,8 @@ mod tests {
             assert!(open_to_write(&path, OFlags::TRUNC, mode).is_err(), "{name} was opened to be written");
             assert!(open_to_read(&path).is_err(), "{name} was opened to be read");
         }
-        assert!(make_directories(&dir, Path::new("folder/new"), mode, true).is_err());
+        let error = make_directories(&dir, Path::new("folder/new"), mode, true).unwrap_err();
+        assert!(crate::error::with_causes(&error).contains("none is followed"), "{error}");
         assert!(make_directories(&dir, Path::new("../new"), mode, true).is_err());
         assert!(make_directories(&dir.join("folder"), Path::new("new"), mode, true).is_err());
         for name in ["link", "second"] {

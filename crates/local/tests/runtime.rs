@@ -413,7 +413,7 @@ async fn nc_listens_by_tcp_and_udp_and_waits_no_longer_than_it_is_told() {
         ),
         (
             "silent",
-            "sleep 1000 | nc -l 8083 & listens 1F93 0A tcp6; mkfifo /tmp/held; nc -w 1 127.0.0.1 8083 <>/tmp/held; echo $?",
+            "sleep 1000 | nc -l 8083 & listens 1F93 0A tcp6; mkfifo /tmp/held; nc -w 1 127.0.0.1 8083 <>/tmp/held 2>&1; echo $?",
             "nc: timed out\n1\n",
         ),
     ];
