@@ -1,9 +1,11 @@
-//! The laws of the policy core, over generated meshes, policies and connections. `POLICY_SCALE` multiplies the number of worlds.
+//! The laws of the policy core, over generated meshes, policies and connections. `TIDEGATE_POLICY_SCALE` multiplies the number of worlds.
 #![cfg(test)]
 #![expect(clippy::disallowed_methods, reason = "the scale comes from the environment")]
 
 #[path = "support/generate.rs"]
 mod generate;
+#[path = "support/print.rs"]
+mod print;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ const WORLDS: u64 = 400;
 const SIDECAR: Wish = Wish { profile: Profile::Sidecar, admissible: true, policies_max: 6 };
 
 fn scale() -> u64 {
-    std::env::var("POLICY_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+    std::env::var("TIDEGATE_POLICY_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
 /// Worlds of every kind, each with the generator that goes on from it.
@@ -157,6 +159,73 @@ fn assert_disjoint(table: &VerdictTable) {
             let sources = one.sources.start() <= other.sources.end() && other.sources.start() <= one.sources.end();
             let ports = one.ports.start() <= other.ports.end() && other.ports.start() <= one.ports.end();
             assert!(!(sources && ports), "{one:?} {other:?}");
+        }
+    }
+}
+
+#[test]
+fn deny_overrides() {
+    let mut overridden = 0_u64;
+    for (seed, mut random, world) in worlds(11) {
+        let whole = snapshot(&world);
+        let id = &world.workloads[0].id;
+        let denies: Vec<Snapshot> = world
+            .documents
+            .iter()
+            .filter(|one| one["spec"]["action"] == "DENY")
+            .map(|one| snapshot(&World { documents: vec![one.clone()], ..world.clone() }))
+            .collect();
+        for _ in 0..10 {
+            let connection = generate::connection(&mut random, &world);
+            // A mode that drops the identity is another connection to a DENY rule.
+            if world.documents.iter().any(|one| one["spec"]["mtls"].is_object()) {
+                break;
+            }
+            if denies.iter().any(|alone| !permits(alone, id, &connection)) {
+                overridden += 1;
+                assert!(!permits(&whole, id, &connection), "seed {seed}: {connection:?}");
+            }
+        }
+    }
+    assert!(overridden > WORLDS / 4, "only {overridden} connections met a DENY");
+}
+
+#[test]
+fn default_deny_exactly_where_an_enforced_allow_policy_applies() {
+    let mut seen = [0_u64; 2];
+    for (seed, mut random, world) in worlds(12) {
+        let whole = snapshot(&world);
+        let id = &world.workloads[0].id;
+        let peers = world.documents.iter().filter(|one| one["kind"] == "PeerAuthentication").cloned();
+        let peers: Vec<Value> = peers.collect();
+        let applies = |policy: &Value, connection: &Connection| {
+            let mut open = policy.clone();
+            open["spec"]["rules"] = json!([{}]);
+            let alone = World { documents: [peers.clone(), vec![open]].concat(), ..world.clone() };
+            snapshot(&alone).decide(id, connection).reason == Reason::AllowMatch
+        };
+        for _ in 0..3 {
+            let connection = generate::connection(&mut random, &world);
+            let default_deny = match whole.decide(id, &connection).reason {
+                Reason::AllowMatch | Reason::AllowNoMatch => true,
+                Reason::NoAllowPolicies => false,
+                _ => continue,
+            };
+            seen[usize::from(default_deny)] += 1;
+            let mut allows = world.documents.iter().filter(|one| one["spec"]["action"] == "ALLOW");
+            assert_eq!(allows.any(|one| applies(one, &connection)), default_deny, "seed {seed}");
+        }
+    }
+    assert!(seen.iter().all(|count| *count > WORLDS / 4), "{seen:?}");
+}
+
+#[test]
+fn printing_what_was_read_and_reading_it_again_changes_nothing() {
+    for (seed, _, world) in worlds(13) {
+        for document in world.documents.iter().filter(|one| one["spec"]["mtls"].is_null()) {
+            let read = |document: &Value| policy::parse::authorization_policy(document, &world.settings).value.unwrap();
+            let once = read(document);
+            assert_eq!(read(&print::policy(&once)), once, "seed {seed}: {document}");
         }
     }
 }

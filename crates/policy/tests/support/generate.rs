@@ -86,7 +86,7 @@ const PRINCIPALS: &[&str] = &[
 ];
 const NAMESPACE_PATTERNS: &[&str] = &["foo", "bar", "f*", "*r", "*", "f*o", "*o*", "ns", "fo"];
 const SERVICE_ACCOUNTS: &[&str] = &["sleep", "foo/sleep", "bar/web", "web", "istio-system/sleep", "foo/slee"];
-const TRUST_DOMAINS: &[&str] = &["cluster.local", "td1", "old", "td*", "*1", "*", "cluster"];
+const TRUST_DOMAINS: &[&str] = &["cluster.local", "td1", "old", "td*", "*1", "*", "cluster", "*.local"];
 const SERVER_NAMES: &[&str] = &["a.example", "b.example", "*.example", "a*", "*"];
 const KEYS: &[&str] = &[
     "source.ip",
@@ -101,6 +101,15 @@ const KEYS: &[&str] = &[
     "experimental.envoy.filters.a[b]",
     "request.headers[x]",
     "request.auth.principal",
+    "request.auth.claims[iss]",
+];
+/// Keys that only bypass admission.
+const BAD_KEYS: &[&str] = &[
+    "source.unheard",
+    "destination.labels[app]",
+    "request.headers",
+    "experimental.envoy.filters.a",
+    "destination.name",
 ];
 
 /// What is generated.
@@ -141,7 +150,11 @@ pub(crate) fn world(random: &mut Random, wish: Wish) -> World {
     for index in 1..=4 {
         workloads.push(Workload {
             id: WorkloadId::new(random.pick(HOMES), format!("w{index}")),
-            labels: [("app".to_owned(), random.pick(&["a", "b"]).to_owned())].into(),
+            labels: [
+                ("app".to_owned(), random.pick(&["a", "b"]).to_owned()),
+                ("tier".to_owned(), random.pick(&["x", "y"]).to_owned()),
+            ]
+            .into(),
             service_account: random.pick(ACCOUNTS).to_owned(),
             addresses: vec![format!("10.0.1.{index}").parse().unwrap(), format!("fd00::{index}").parse().unwrap()],
             in_mesh: index == 1 || random.percent(80),
@@ -151,7 +164,7 @@ pub(crate) fn world(random: &mut Random, wish: Wish) -> World {
     for index in 0..random.below(wish.policies_max + 1) {
         documents.push(policy(random, index, wish, &settings));
     }
-    for index in 0..random.below(3) {
+    for index in 0..random.below(4) {
         documents.push(peer_authentication(random, index));
     }
     World { settings, workloads, documents }
@@ -167,6 +180,7 @@ fn settings(random: &mut Random, profile: Profile) -> Settings {
         settings.same_node = SameNode::Mtls;
     }
     settings.providers.insert("grpc".to_owned(), ProviderKind::Grpc);
+    settings.providers.insert("other".to_owned(), ProviderKind::Grpc);
     settings.providers.insert("http".to_owned(), ProviderKind::Http);
     settings.multiple_custom_providers = random.percent(30);
     settings.ambient_dry_run = random.percent(80);
@@ -188,7 +202,7 @@ fn any_policy(random: &mut Random, index: usize, wish: Wish) -> Value {
     let mut spec = Map::new();
     match random.below(10) {
         0..4 => {
-            spec.insert("selector".to_owned(), json!({"matchLabels": {"app": random.pick(&["a", "b"])}}));
+            spec.insert("selector".to_owned(), selector(random));
         }
         4 => {
             spec.insert("selector".to_owned(), json!({}));
@@ -200,7 +214,10 @@ fn any_policy(random: &mut Random, index: usize, wish: Wish) -> Value {
     }
     spec.insert("action".to_owned(), action.into());
     if action == "CUSTOM" {
-        spec.insert("provider".to_owned(), json!({"name": random.pick(&["grpc", "grpc", "http", "unknown"])}));
+        spec.insert(
+            "provider".to_owned(),
+            json!({"name": random.pick(&["grpc", "grpc", "grpc", "other", "http", "unknown"])}),
+        );
     }
     // Sometimes enough rules that `rule[10]` comes before `rule[2]`.
     let count = if random.percent(5) { 12 } else { random.below(4) };
@@ -210,9 +227,18 @@ fn any_policy(random: &mut Random, index: usize, wish: Wish) -> Value {
     let name = format!("p{}", "-x".repeat(index));
     let mut metadata = json!({"name": name, "namespace": random.pick(HOMES)});
     if random.percent(15) {
-        metadata["annotations"] = json!({"istio.io/dry-run": random.pick(&["true", "false"])});
+        metadata["annotations"] =
+            json!({"istio.io/dry-run": random.pick(&["true", "true", "t", "1", "True", "false", "0", "F"])});
     }
     json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": metadata, "spec": spec})
+}
+
+fn selector(random: &mut Random) -> Value {
+    let mut labels = json!({"app": random.pick(&["a", "b"])});
+    if random.percent(30) {
+        labels["tier"] = random.pick(&["x", "y"]).into();
+    }
+    json!({"matchLabels": labels})
 }
 
 fn rule(random: &mut Random, action: &str, wish: Wish) -> Value {
@@ -243,6 +269,9 @@ fn twins(random: &mut Random, object: &mut Map<String, Value>, name: &str, from:
 }
 
 fn list(random: &mut Random, from: &[&str], wish: Wish) -> Value {
+    if random.percent(4) {
+        return json!([]); // as if it were not written (S-39)
+    }
     let mut values: Vec<Value> = (0..=random.below(2)).map(|_| random.pick(from).into()).collect();
     if !wish.admissible && random.percent(15) {
         values.push(random.pick(&["70000", "x/y/z", "10.0.0.0/40", "nonsense"]).into());
@@ -290,7 +319,7 @@ fn operation(random: &mut Random, wish: Wish) -> Value {
 fn condition(random: &mut Random, wish: Wish) -> Value {
     let mut key = random.pick(KEYS);
     if !wish.admissible && random.percent(5) {
-        key = "source.unheard";
+        key = random.pick(BAD_KEYS);
     }
     let ports: Vec<String> = PORTS.iter().map(ToString::to_string).collect();
     let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
@@ -300,6 +329,7 @@ fn condition(random: &mut Random, wish: Wish) -> Value {
         "source.namespace" => NAMESPACE_PATTERNS,
         "source.principal" => PRINCIPALS,
         "source.serviceAccount" => SERVICE_ACCOUNTS,
+        "source.trustDomain" if random.percent(20) => &["td1/ns", "cluster.local/ns/foo", "td*/ns"],
         "source.trustDomain" => TRUST_DOMAINS,
         "destination.port" => &ports,
         "connection.sni" => SERVER_NAMES,
@@ -316,10 +346,12 @@ fn condition(random: &mut Random, wish: Wish) -> Value {
 }
 
 fn peer_authentication(random: &mut Random, index: usize) -> Value {
-    let modes = ["UNSET", "DISABLE", "PERMISSIVE", "STRICT", "STRICT"];
+    let modes = ["UNSET", "UNSET", "DISABLE", "PERMISSIVE", "STRICT", "STRICT"];
     let mut spec = json!({"mtls": {"mode": random.pick(&modes)}});
-    if random.percent(50) {
-        spec["selector"] = json!({"matchLabels": {"app": random.pick(&["a", "b"])}});
+    if random.percent(10) {
+        spec["selector"] = json!({});
+    } else if random.percent(50) {
+        spec["selector"] = selector(random);
         if random.percent(60) {
             spec["portLevelMtls"] =
                 json!({"9000": {"mode": random.pick(&modes)}, "9001": {"mode": random.pick(&modes)}});
@@ -346,7 +378,7 @@ pub(crate) fn connection(random: &mut Random, world: &World) -> Connection {
     if random.percent(40) {
         connection.sni = Some(random.pick(&["a.example", "b.example", "x", "*.example"]).to_owned());
     }
-    for provider in ["grpc", "http", "unknown"] {
+    for provider in ["grpc", "other", "http", "unknown"] {
         if random.percent(80) {
             let answer = if random.percent(60) { Answer::Allow } else { Answer::Deny };
             connection.answers.push((provider.to_owned(), answer));

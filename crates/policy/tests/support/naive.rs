@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use policy::{Answer, Connection, Peer, Profile, SameNode, Settings, Workload};
+use policy::{Answer, Connection, Peer, Profile, ProviderKind, SameNode, Settings, Workload};
 use serde_json::Value;
 
 use crate::values::{block, five, pattern, principal, readable, service_account, stars, trust_domain};
@@ -18,7 +18,26 @@ pub(crate) struct Verdict {
     pub(crate) consulted: bool,
     pub(crate) shadow_allow: Option<(bool, String)>,
     pub(crate) shadow_deny: Option<(bool, String)>,
+    /// S-72: would it pass if trials were enforced; nothing without trials.
+    pub(crate) if_enforced: Option<bool>,
 }
+
+/// S-17: the keys of conditions that have a meaning, those with a bracket by what stands before it.
+const KEYS: &[&str] = &[
+    "source.ip",
+    "remote.ip",
+    "source.namespace",
+    "source.principal",
+    "source.serviceAccount",
+    "source.trustDomain",
+    "destination.ip",
+    "destination.port",
+    "connection.sni",
+    "request.auth.principal",
+    "request.auth.audiences",
+    "request.auth.presenter",
+];
+const BRACKETED: &[&str] = &["request.headers", "request.auth.claims", "experimental.envoy.filters."];
 
 struct Scene<'a> {
     settings: &'a Settings,
@@ -26,6 +45,8 @@ struct Scene<'a> {
     ambient: bool,
     /// Raw names that policies see.
     names: Vec<String>,
+    /// As if no policy were a trial.
+    trials_too: bool,
 }
 
 pub(crate) fn decide(
@@ -53,7 +74,16 @@ pub(crate) fn decide(
     if mode == "DISABLE" {
         names.clear();
     }
-    Scene { settings, connection, ambient, names }.stages(&applying(documents, settings, workload))
+    let applying = applying(documents, settings, workload);
+    let mut scene = Scene { settings, connection, ambient, names, trials_too: false };
+    let mut verdict = scene.stages(&applying);
+    if applying.iter().any(|one| is_trial(one) && (one["spec"]["action"] == "ALLOW" || one["spec"]["action"] == "DENY"))
+    {
+        scene.trials_too = true;
+        let enforced = scene.stages(&applying).reason;
+        verdict.if_enforced = Some(enforced == "allow-match" || enforced == "no-allow-policies");
+    }
+    verdict
 }
 
 fn namespace_of(document: &Value) -> &str {
@@ -66,7 +96,8 @@ fn labels_fit(selector: &Value, workload: &Workload) -> bool {
 }
 
 fn is_trial(document: &Value) -> bool {
-    document["metadata"]["annotations"]["istio.io/dry-run"] == "true"
+    let written = document["metadata"]["annotations"]["istio.io/dry-run"].as_str();
+    written.is_some_and(|text| ["1", "t", "T", "TRUE", "true", "True"].contains(&text)) // S-18
 }
 
 /// Section 3.
@@ -97,7 +128,7 @@ fn mode(documents: &[Value], settings: &Settings, workload: &Workload, port: u16
         let level = documents.iter().filter(|document| {
             document["kind"] == "PeerAuthentication"
                 && namespace_of(document) == namespace
-                && document["spec"]["selector"].is_object() == labelled
+                && document["spec"]["selector"]["matchLabels"].is_object() == labelled
                 && labels_fit(&document["spec"]["selector"], workload)
         });
         level.min_by_key(|document| {
@@ -139,6 +170,8 @@ impl Scene<'_> {
     fn stages(&self, policies: &[&Value]) -> Verdict {
         let mut verdict = Verdict::default();
         let of = |action: &str, trial: bool| -> Vec<&Value> {
+            let enforced_too = self.trials_too && (action == "ALLOW" || action == "DENY"); // S-18
+            let is_trial = |one: &Value| !enforced_too && is_trial(one);
             policies.iter().copied().filter(|one| one["spec"]["action"] == action && is_trial(one) == trial).collect()
         };
         if let Some((reason, rule)) = self.custom(&of("CUSTOM", false), &mut verdict.consulted) {
@@ -179,7 +212,7 @@ impl Scene<'_> {
             return Some(("custom-bad-provider".to_owned(), rule));
         }
         let mut unanswered = None;
-        for name in providers.iter().filter(|name| !bad(name) && name.as_str() == "grpc") {
+        for name in providers.iter().filter(|name| !bad(name) && self.settings.providers[*name] == ProviderKind::Grpc) {
             let Some(rule) = self.first(&of(&|one| one == name)) else { continue };
             *consulted = true;
             match self.connection.answers.iter().find(|(provider, _)| provider == name) {
@@ -211,7 +244,8 @@ impl Scene<'_> {
     fn rule(&self, policy: &Value, rule: &Value) -> bool {
         let allow = policy["spec"]["action"] == "ALLOW";
         let mut conditions = rule["when"].as_array().into_iter().flatten();
-        if !self.ambient && conditions.any(|condition| condition["key"] == "source.unheard") {
+        let unheard = |key: &str| !KEYS.contains(&key) && !BRACKETED.iter().any(|start| key.starts_with(start));
+        if !self.ambient && conditions.any(|condition| unheard(condition["key"].as_str().unwrap())) {
             return false; // S-47, with or without values
         }
         if Self::fields(rule).any(|(name, field)| self.voids(&name, field, allow)) {
@@ -257,8 +291,9 @@ impl Scene<'_> {
 
     /// S-39, S-44.
     fn is_http(&self, name: &str) -> bool {
-        let always =
-            ["hosts", "methods", "paths", "requestPrincipals"].contains(&name) || name.starts_with("<request.");
+        let always = ["hosts", "methods", "paths", "requestPrincipals"].contains(&name)
+            || name.starts_with("<request.")
+            || (name.starts_with("<experimental.") && !name.ends_with("]>")); // it says nothing: as what only HTTP has (P1)
         let l4_conditions =
             ["<source.ip>", "<source.namespace>", "<source.principal>", "<destination.ip>", "<destination.port>"];
         let in_ambient = name == "remoteIpBlocks" || (name.starts_with('<') && !l4_conditions.contains(&name));

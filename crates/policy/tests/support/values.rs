@@ -86,12 +86,16 @@ pub(crate) fn service_account(namespace: &str, account: &str, name: &str, ambien
 
 /// S-55.
 pub(crate) fn trust_domain(value: &str, name: &str) -> bool {
-    value == "*" && name.starts_with("spiffe://")
-        || value != "*"
-            && name
-                .strip_prefix("spiffe://")
-                .and_then(|name| name.split_once('/'))
-                .is_some_and(|(domain, _)| stars(value, domain, true))
+    match value {
+        "*" => name.starts_with("spiffe://"),
+        exact if !exact.contains('*') => name.starts_with(&format!("spiffe://{exact}/")),
+        pattern => stars(&format!("spiffe://{pattern}/?"), &format!("{}/?", first_segment(name)), true),
+    }
+}
+
+/// `spiffe://` and the first segment of a name that has further ones.
+fn first_segment(name: &str) -> &str {
+    name.match_indices('/').nth(2).map_or("", |(end, _)| name.split_at(end).0)
 }
 
 /// S-57, bit by bit.
