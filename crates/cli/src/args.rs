@@ -9,6 +9,7 @@ use crate::analyze::AnalyzeArguments;
 use crate::completion::{CompleteArguments, CompletionArguments};
 use crate::diff::DiffArguments;
 use crate::man::ManArguments;
+use crate::test::TestArguments;
 
 /// L4 authorization for TCP, from Istio's AuthorizationPolicy: know what a policy does, and that it does it.
 #[derive(Debug, Parser)]
@@ -65,6 +66,11 @@ pub(crate) enum Verb {
     #[command(after_help = "Example:\n  tidegate conformance crates/control/tests/conformance\n\n\
                             Exit: 0 all passed, 79 some failed, 65 a file could not be read (the others are judged)")]
     Conformance(ConformanceArguments),
+    /// Judge the tests of policies that stand in files (`kind: PolicyTest`, `kind: PolicyAssertion`)
+    #[command(after_help = "Examples:\n  tidegate test tests/\n  tidegate test tests/ -o junit > report.xml\n  \
+                            tidegate test tests/ --input live\n  tidegate test record manifests/ > tests.yaml\n\n\
+                            Exit: 0 all passed, 79 some did not, 65 a file could not be read (the others are judged)")]
+    Test(TestArguments),
     /// Compare two sets of policies: which connections the second permits that the first denies, and the other way round
     #[command(
         after_help = "Examples:\n  tidegate diff main:deploy deploy\n  tidegate diff live policies/ --exit-code\n  \

@@ -7,11 +7,13 @@ use std::fmt::Write;
 
 use clap::{Args, ValueEnum};
 use control::diff::{self, Change, Report};
+use control::mesh_config;
 use policy::space::Relation;
+use policy::{Mesh, Profile};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::print;
-use crate::sources::{self, ReadArguments};
+use crate::sources::{self, ReadArguments, Sources};
 use crate::verdicts::{self, ProfileArgument};
 
 /// Regions shown to people for one destination: more is not read, and `-o json` has them all.
@@ -57,17 +59,15 @@ pub(crate) fn run(arguments: &DiffArguments) -> Outcome {
     if arguments.before == "-" && arguments.after == "-" {
         return Err(Failure::says(Exit::Usage, "standard input can be one of the two sets, not both"));
     }
-    let before = sources::read_files(&[arguments.before.clone()], &arguments.how)?;
-    let after = sources::read_files(&[arguments.after.clone()], &arguments.how)?;
+    let before = sources::read_files(std::slice::from_ref(&arguments.before), &arguments.how)?;
+    let after = sources::read_files(std::slice::from_ref(&arguments.after), &arguments.how)?;
     // Of a set that cannot be read whole nothing is compared: what is missing in it would be a difference.
     let whole = [&before, &after].map(verdicts::must_be_whole);
     whole.into_iter().collect::<Outcome>()?;
     let profiles = arguments.profile.map_or_else(|| vec![None], ProfileArgument::profiles);
     let mut reports = Vec::new();
     for profile in profiles {
-        let after = after.mesh(profile);
-        // Both in one profile: a set that says nothing about it follows the other.
-        let before = before.mesh(profile.or(Some(after.settings.profile)));
+        let (before, after) = meshes(&before, &after, profile);
         reports.push(diff::report(&before, &after));
     }
     print::out(format_args!(
@@ -86,6 +86,40 @@ pub(crate) fn run(arguments: &DiffArguments) -> Outcome {
         return Err(Failure::silent(Exit::Negative));
     }
     Ok(())
+}
+
+/// The meshes of both sets. Policies are often compared alone with a whole mesh: a set that holds no workload, or no settings, is
+/// compared as it would be among those of the other.
+fn meshes(before: &Sources, after: &Sources, profile: Option<Profile>) -> (Mesh, Mesh) {
+    let says = |sources: &Sources| {
+        sources.config.is_some()
+            || sources
+                .bundle
+                .objects()
+                .find("", "configmaps", Some(mesh_config::NAMESPACE), mesh_config::NAME)
+                .is_some()
+    };
+    let speaks = if says(after) || !says(before) { after } else { before };
+    let common = speaks.config.clone().unwrap_or_else(|| mesh_config::of(speaks.bundle.objects()));
+    // Two that each have settings keep them, but for the profile: verdicts of different profiles have nothing in common.
+    let profile = profile.or(Some(common.settings.profile));
+    let mesh = |sources: &Sources| {
+        if says(sources) { sources.mesh(profile) } else { sources.bundle.mesh(profile, Some(&common)) }
+    };
+    let (mut one, mut other) = (mesh(before), mesh(after));
+    match (one.workloads.is_empty(), other.workloads.is_empty()) {
+        (true, false) => settle(&mut one, &other),
+        (false, true) => settle(&mut other, &one),
+        _ => {}
+    }
+    (one, other)
+}
+
+/// Puts policies among the workloads of another mesh.
+fn settle(policies: &mut Mesh, there: &Mesh) {
+    policies.workloads.clone_from(&there.workloads);
+    policies.services.clone_from(&there.services);
+    policies.namespaces.extend(there.namespaces.iter().cloned());
 }
 
 fn text(arguments: &DiffArguments, reports: &[Report]) -> String {
@@ -163,5 +197,5 @@ fn notes(report: &Report) -> Vec<String> {
 
 /// The connection that shows it: `cluster.local/ns/foo/sa/sleep at 10.0.0.1 to 10.0.0.2:9000`.
 fn witness(change: &Change) -> String {
-    verdicts::connection(&change.region.witness)
+    diff::connection_in_words(&change.region.witness)
 }

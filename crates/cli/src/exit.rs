@@ -49,6 +49,11 @@ impl Failure {
         Self { exit, error: Some(anyhow::anyhow!("{words}")) }
     }
 
+    /// Whether it ends with this code.
+    pub(crate) fn is(&self, exit: Exit) -> bool {
+        self.exit == exit
+    }
+
     /// Tells the error on standard error and returns its exit code.
     pub(crate) fn tell(&self) -> ExitCode {
         if let Some(error) = &self.error {

@@ -25,6 +25,7 @@ mod settings;
 mod sources;
 mod status;
 mod tap;
+mod test;
 mod up;
 mod verdicts;
 
@@ -77,6 +78,7 @@ fn dispatch(verb: Verb) -> Outcome {
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Analyze(arguments) => analyze::run(&arguments),
         Verb::Conformance(arguments) => conformance::run(&arguments),
+        Verb::Test(arguments) => test::run(&arguments),
         Verb::Diff(arguments) => diff::run(&arguments),
         Verb::Completion(arguments) => completion::run(&arguments),
         Verb::Man(arguments) => man::run(&arguments),

@@ -96,7 +96,6 @@ impl Sources {
     }
 }
 
-#[expect(dead_code, reason = "the verbs that ask about one set are on their way")]
 /// Reads what the arguments name. Fails only where nothing is left to answer from.
 pub(crate) fn read(arguments: &SourceArguments) -> Result<Sources, Failure> {
     read_files(&arguments.files, &arguments.how)

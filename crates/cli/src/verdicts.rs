@@ -1,9 +1,8 @@
 //! What `test` and `diff` have in common: the profiles they judge in, which sources they judge, and their words and JSON for
 //! connections and decisions.
 
-use std::fmt::Write;
-
 use clap::ValueEnum;
+use control::diff::peer_in_words;
 use policy::record::Outcome as Decided;
 use policy::{Answer, Connection, Peer, Profile};
 use serde_json::{Map, Value, json};
@@ -54,28 +53,6 @@ pub(crate) fn must_be_whole(sources: &Sources) -> Outcome {
     if refused || sources.is_bad() { Err(Failure::silent(Exit::BadInput)) } else { Ok(()) }
 }
 
-/// `cluster.local/ns/foo/sa/sleep at 10.0.0.1 to 10.0.0.2:9000`.
-pub(crate) fn connection(connection: &Connection) -> String {
-    let Connection { source, destination, port, .. } = connection;
-    let to = std::net::SocketAddr::new(*destination, *port);
-    let mut words = format!("{} at {source} to {to}", peer(&connection.peer));
-    if let Some(name) = &connection.sni {
-        let _infallible = write!(words, " with server name {name}");
-    }
-    for (provider, answer) in &connection.answers {
-        let _infallible = write!(words, ", {provider} says {}", answer_word(*answer));
-    }
-    words
-}
-
-fn peer(peer: &Peer) -> String {
-    match peer {
-        Peer::Anonymous => "a client without identity".to_owned(),
-        Peer::Attested(id) => id.principal().to_owned(),
-        Peer::Verified(names) => names.iter().map(policy::PeerName::raw).collect::<Vec<_>>().join(", "),
-    }
-}
-
 fn answer_word(answer: Answer) -> &'static str {
     match answer {
         Answer::Allow => "allow",
@@ -87,7 +64,7 @@ fn answer_word(answer: Answer) -> &'static str {
 pub(crate) fn connection_value(connection: &Connection) -> Value {
     let identity = match &connection.peer {
         Peer::Anonymous => Value::Null,
-        other => Value::from(peer(other)),
+        other => Value::from(peer_in_words(other)),
     };
     let answers: Map<String, Value> =
         connection.answers.iter().map(|(name, answer)| (name.clone(), answer_word(*answer).into())).collect();

@@ -2,12 +2,15 @@
 //! sides. What differs is found by `policy::space`; nothing here decides.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use policy::record::Outcome;
 use policy::space::{self, Destination, Region, Relation, addresses_in_words, ports_in_words};
 use policy::spec::{Attribute, AuthorizationPolicy};
-use policy::{Mesh, PolicyId, Profile, Snapshot, WorkloadId};
+use policy::{Answer, Connection, Mesh, Peer, PolicyId, Profile, Snapshot, WorkloadId};
 
 /// What differs between two meshes in one profile.
 #[derive(Debug)]
@@ -100,6 +103,12 @@ fn decided(snapshot: &Snapshot, destination: &WorkloadId, region: &Region) -> Ou
 }
 
 fn sentence(region: &Region, destination: &Destination, opens: bool) -> String {
+    let change = if opens { "denied → allowed" } else { "allowed → denied" };
+    format!("{}: {change}", region_in_words(region, &destination.to_string(), &region.ports))
+}
+
+/// `from any workload of namespace foo at 10.0.0.0/8 to foo/tcp-echo, ports 1–8999 and 9002–65535`, with these of its ports.
+pub(crate) fn region_in_words(region: &Region, destination: &str, ports: &[RangeInclusive<u16>]) -> String {
     let mut words = format!("from {}", region.peers.words);
     let mut add = |before: &str, what: &str| {
         if !what.is_empty() {
@@ -108,14 +117,38 @@ fn sentence(region: &Region, destination: &Destination, opens: bool) -> String {
         }
     };
     add(" at ", &addresses_in_words(&region.sources));
-    add(" to ", &destination.to_string());
+    add(" to ", destination);
     add(" at ", &addresses_in_words(&region.destinations));
-    add(", ", &ports_in_words(&region.ports));
+    add(", ", &ports_in_words(ports));
     add(", ", &region.server_names.words);
     add(", where these authorizers allow it: ", &region.allowed_by.join(", "));
     add(", where one of these authorizers refuses it: ", &region.refused_by.join(", "));
-    words.push_str(if opens { ": denied → allowed" } else { ": allowed → denied" });
     words
+}
+
+/// `cluster.local/ns/foo/sa/sleep at 10.0.0.1 to 10.0.0.2:9000`.
+pub fn connection_in_words(connection: &Connection) -> String {
+    let Connection { source, destination, port, .. } = connection;
+    let to = SocketAddr::new(*destination, *port);
+    let mut words = format!("{} at {source} to {to}", peer_in_words(&connection.peer));
+    if let Some(name) = &connection.sni {
+        words.push_str(" with server name ");
+        words.push_str(name);
+    }
+    for (provider, answer) in &connection.answers {
+        let said = if *answer == Answer::Allow { "allows it" } else { "refuses it" };
+        let _infallible = write!(words, ", {provider} {said}");
+    }
+    words
+}
+
+/// The principal, the names of a certificate, or that there is none.
+pub fn peer_in_words(peer: &Peer) -> String {
+    match peer {
+        Peer::Anonymous => "a client without identity".to_owned(),
+        Peer::Attested(id) => id.principal().to_owned(),
+        Peer::Verified(names) => names.iter().map(policy::PeerName::raw).collect::<Vec<_>>().join(", "),
+    }
 }
 
 /// Policies that look at HTTP attributes and are another, or are not there, on one of the sides.

@@ -1,9 +1,12 @@
 //! Tests of policies: `kind: PolicyTest`, single connections with what must come of them, and `kind: PolicyAssertion`,
 //! sentences about all connections (`docs/policy-tests.md`).
 //!
-//! A file's text is read strictly to suites (`read.rs`, by the tables of `shape.rs`). Not here: files and printing, which are
+//! A file's text is read strictly to suites (`read.rs`, by the tables of `shape.rs`); each item is judged in a mesh
+//! (`judge.rs`, `prove.rs`). Not here: files and printing, which are
 //! the binary's.
 
+mod judge;
+mod prove;
 mod read;
 pub mod shape;
 mod words;
@@ -19,6 +22,7 @@ use api::yaml::Span;
 use policy::address::Block;
 use policy::{Answer, Labels, Profile, Reason, SpiffeId};
 
+pub use judge::{Judgement, Result, World, judge};
 pub use read::read;
 
 /// The version of both kinds.
@@ -46,6 +50,8 @@ pub struct Problem {
     pub span: Span,
     /// What is wrong, and what is right.
     pub message: String,
+    /// Whether the document is known to be a test; otherwise it cannot be read at all.
+    pub in_test: bool,
 }
 
 /// One `PolicyTest` or `PolicyAssertion`.
@@ -59,8 +65,8 @@ pub struct Suite {
     pub inputs: Vec<String>,
     /// A file with mesh settings, relative to its own file.
     pub mesh_config: Option<String>,
-    /// The namespace of objects and names that have none.
-    pub namespace: String,
+    /// The namespace of objects and names that have none; none means the caller's.
+    pub namespace: Option<String>,
     /// What is asked, in order.
     pub items: Vec<Item>,
 }

@@ -11,9 +11,6 @@ use serde_json::{Map, Value};
 use super::shape::{self, Shape};
 use super::{API_VERSION, Ask, Item, POLICY_ASSERTION, POLICY_TEST, Problem, Suite, Suites};
 
-/// The namespace of what names none.
-const DEFAULT_NAMESPACE: &str = "default";
-
 /// Reads the suites of a text. Documents of other kinds are counted and passed over, so that tests may stand beside the
 /// objects they are about.
 pub fn read(text: &str) -> Suites {
@@ -29,7 +26,11 @@ pub fn read(text: &str) -> Suites {
         }
         let mut reader = Reader { document: &document, problems: Vec::new() };
         for problem in &document.problems {
-            reader.problems.push(Problem { span: problem.span.clone(), message: problem.message.clone() });
+            reader.problems.push(Problem {
+                span: problem.span.clone(),
+                message: problem.message.clone(),
+                in_test: kind(&document.value).is_some(),
+            });
         }
         let suite = if document.fatal().is_none() { reader.suite() } else { None };
         // Of a suite with a mistake nothing is run: its author would believe that all of it was.
@@ -62,7 +63,7 @@ impl Reader<'_> {
         let span =
             found.map(|(key, node)| key.unwrap_or(&node.span)).or_else(|| Some(&self.document.root.as_ref()?.span));
         if let Some(span) = span.cloned() {
-            self.problems.push(Problem { span, message: message.into() });
+            self.problems.push(Problem { span, message: message.into(), in_test: true });
         }
     }
 
@@ -108,7 +109,7 @@ impl Reader<'_> {
         let profiles = self.profiles(spec, &at).unwrap_or_default();
         let inputs = self.texts(spec, "inputs", &at);
         let mesh_config = self.text(spec, "meshConfig", &at);
-        let namespace = self.text(spec, "namespace", &at).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+        let namespace = self.text(spec, "namespace", &at);
         let at = at.member(list);
         let values = self.list(spec.get(list), &at);
         if values.is_empty() && spec.get(list).is_some_and(Value::is_array) {
@@ -141,7 +142,7 @@ impl Reader<'_> {
                     "`{}` stands twice, first in line {}; give one of them another `name`",
                     item.name, first.span.line
                 );
-                self.problems.push(Problem { span: item.span.clone(), message });
+                self.problems.push(Problem { span: item.span.clone(), message, in_test: true });
             }
         }
     }

@@ -61,7 +61,7 @@ fn everything_that_can_be_written_is_read() {
     let found = read(text);
     assert_eq!(found.problems, Vec::new());
     let [cases_of, assertion] = found.suites.as_slice() else { panic!("{found:#?}") };
-    assert_eq!((cases_of.name.as_str(), cases_of.namespace.as_str()), ("tcp-echo", "foo"));
+    assert_eq!((cases_of.name.as_str(), cases_of.namespace.as_deref()), ("tcp-echo", Some("foo")));
     assert_eq!(cases_of.inputs, ["manifests/*.yaml"]);
     assert_eq!(cases_of.mesh_config.as_deref(), Some("mesh.yaml"));
     let names: Vec<&str> = cases_of.items.iter().map(|item| item.name.as_str()).collect();
@@ -160,6 +160,10 @@ const WRONG_CASES: &[(&str, &str)] = &[
     (
         "- {from: a, to: b, port: 1, expect: deny, because: 'a/b[x]'}",
         "6:45 `a/b[x]` is no reason; `NAMESPACE/POLICY`, `NAMESPACE/POLICY[RULE]` (counted from 0) or one of no-allow-policies, allow-match, allow-no-match, deny-match, mtls-required, custom-denied, custom-bad-provider",
+    ),
+    (
+        "- {from: a, to: b, port: 1, expect: depends, because: deny-match}",
+        "6:48 what depends on HTTP has no single reason: leave `because` out",
     ),
     (
         "- {from: a, to: b, port: 1, expect: deny, authorizers: {opa: maybe}}",

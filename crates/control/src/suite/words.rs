@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use super::{Ask, Assertion, Case, Client, Expect, From, Target, Who};
+use super::{Ask, Assertion, Because, Case, Client, Expect, From, Target, Who};
 
 impl fmt::Display for Ask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,4 +114,20 @@ pub(super) fn ports(ranges: &[RangeInclusive<u16>]) -> String {
     let words: Vec<String> = ranges.iter().map(word).collect();
     let single = matches!(ranges, [one] if one.start() == one.end());
     format!("{} {}", if single { "port" } else { "ports" }, listed(&words, "and"))
+}
+
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reason(reason) => f.write_str(reason.word()),
+            Self::Policy(policy, None) => f.write_str(policy),
+            Self::Policy(policy, Some(rule)) => write!(f, "{policy}[{rule}]"),
+        }
+    }
+}
+
+/// A workload that there might be.
+pub(super) fn imagined(labels: &policy::Labels) -> String {
+    let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    if pairs.is_empty() { "any other workload".to_owned() } else { format!("any workload with {}", pairs.join(",")) }
 }

@@ -22,6 +22,9 @@ impl Reader<'_> {
         let expect = self.expect(map, at, shape::CASE_EXPECTS);
         let because = map.get("because").filter(|value| !value.is_null());
         let because = because.map(|value| self.because(value, &at.member("because")));
+        if expect == Some(Expect::Depends) && because.is_some() {
+            self.fault(&at.member("because"), "what depends on HTTP has no single reason: leave `because` out");
+        }
         let (to, address) = to?;
         Some(Case {
             from: from?,
