@@ -23,7 +23,7 @@ use api::yaml::{Document, Node, Span};
 use api::{Key, Object};
 use policy::finding::Finding;
 use policy::spec::{AuthorizationPolicy, Scope};
-use policy::{Mesh, Profile, Snapshot, Workload};
+use policy::{Mesh, PolicyId, Profile, Snapshot, Workload};
 
 pub use diagnostic::{Diagnostic, Edit, Fix, Label, apply, fixed};
 
@@ -169,14 +169,25 @@ struct Pass<'a> {
     translated: &'a Translated,
     mesh: &'a Mesh,
     whole: bool,
+    /// Without the policies that an API server refuses: they are not there.
+    admitted: Mesh,
+    /// What is enforced of it.
     snapshot: Snapshot,
     found: Vec<Diagnostic>,
 }
 
 impl<'a> Pass<'a> {
     fn new(bundle: &'a Bundle, translated: &'a Translated, options: &Options) -> Self {
-        let snapshot = policy::compile(&translated.mesh, 1, None);
-        Self { bundle, translated, mesh: &translated.mesh, whole: options.whole, snapshot, found: Vec::new() }
+        let refused = |plural: &str, id: &PolicyId| {
+            let key = Key::namespaced(SECURITY_GROUP, plural, &id.namespace, &id.name);
+            translated.translator.findings_of(&key).iter().any(Finding::refuses)
+        };
+        let mut admitted = translated.mesh.clone();
+        admitted.policies.retain(|one| !refused(AUTHORIZATION_POLICIES, &one.id));
+        admitted.peer_authentications.retain(|one| !refused(PEER_AUTHENTICATIONS, &one.id));
+        let snapshot = policy::compile(&admitted, 1, None);
+        let (mesh, whole) = (&translated.mesh, options.whole);
+        Self { bundle, translated, mesh, whole, admitted, snapshot, found: Vec::new() }
     }
 
     fn ambient(&self) -> bool {

@@ -18,7 +18,7 @@ const NAMED_MAX: usize = 3;
 pub(super) fn fates(pass: &mut Pass<'_>) {
     let policies: BTreeMap<Arc<PolicyId>, Arc<AuthorizationPolicy>> =
         pass.mesh.policies.iter().map(|policy| (Arc::clone(&policy.id), Arc::clone(policy))).collect();
-    let fates = space::rules_everywhere(pass.mesh);
+    let fates = space::rules_everywhere(&pass.admitted);
     let redundant: BTreeMap<&RuleName, &Vec<RuleName>> = fates
         .iter()
         .filter_map(|(name, fate)| match fate {
@@ -47,10 +47,18 @@ pub(super) fn fates(pass: &mut Pass<'_>) {
     pass.found.append(&mut told);
 }
 
-/// Whether the policy core has said already that nothing matches.
+/// Whether it was said already, with its reason, that nothing matches.
 fn told_already(pass: &Pass<'_>, name: &RuleName) -> bool {
     let view = View::of(pass, AUTHORIZATION_POLICIES, &name.policy.namespace, &name.policy.name);
     let path = format!("spec.rules[{}]", name.rule);
+    let rule = view.node(&path).map(|node| node.span.bytes.clone()).unwrap_or_default();
+    let of_clients = pass.found.iter().filter(|one| one.entry == Code::PlaintextClients.entry());
+    if of_clients
+        .filter_map(|one| one.labels.first())
+        .any(|label| label.text == view.text && rule.contains(&label.bytes.start))
+    {
+        return true;
+    }
     let findings = pass.translated.translator.findings_of(&view.key);
     findings.iter().any(|found| {
         let never = matches!(found.code, PolicyCode::RuleVoid | PolicyCode::RuleDead) && found.path.to_string() == path;
@@ -79,10 +87,10 @@ fn sure(
 
 fn dead(pass: &Pass<'_>, name: &RuleName) -> Diagnostic {
     let view = View::of(pass, AUTHORIZATION_POLICIES, &name.policy.namespace, &name.policy.name);
-    let message = "no connection can match this rule: what it demands excludes itself";
+    let message = "no connection that comes to this rule can match it";
     let told =
         view.value_at(Diagnostic::new(Code::NeverMatches.entry(), message), &format!("spec.rules[{}]", name.rule), "");
-    told.note("proved for all connections")
+    told.note("proved for all connections: what the rule demands excludes itself, or is refused before")
 }
 
 fn hidden(pass: &Pass<'_>, name: &RuleName, by: &[RuleName], code: Code) -> Diagnostic {
