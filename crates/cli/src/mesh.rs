@@ -6,6 +6,7 @@
 mod drive;
 mod enforced;
 mod hooks;
+mod meaning;
 mod pods;
 mod records;
 mod wire;
@@ -130,6 +131,8 @@ impl Mesh {
             records,
             settled: settle,
             revision: 0,
+            pending: meaning::Meaning::EVERYTHING,
+            said: None,
         };
         let stopped = ending.clone();
         tasks.spawn(async move {

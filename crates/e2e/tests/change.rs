@@ -305,3 +305,26 @@ fn a_policy_too_large_is_refused_with_the_count_and_the_largest_delays_nobody() 
     assert_eq!([9000, 9001].map(|port| world.gets("alice", port)), [true, false], "it is in force");
     assert_eq!(world.condition("authorizationpolicy", "large", "Enforced"), "True Enforced");
 }
+
+#[test]
+fn a_change_is_published_once_and_a_status_not_at_all() {
+    let world = World::new();
+    let generation = || -> u64 {
+        let status: serde_json::Value = serde_json::from_str(&world.must("tidegate status -o json")).unwrap();
+        status["mesh"]["generation"].as_u64().unwrap()
+    };
+    let mut before = generation();
+    let mut once = |what: &str, command: &str| {
+        world.must(command);
+        let now = generation();
+        assert_eq!(now, before + 1, "{what}");
+        before = now;
+    };
+    let policy = "{selector: {matchLabels: {app: server}}, action: DENY, rules: [{}]}";
+    let manifest = security("AuthorizationPolicy", "foo/counted", policy);
+    once("a policy", &format!("kubectl apply -f - >/dev/null <<'EOF'\n{manifest}\nEOF"));
+    once("a label of a pod", "kubectl label pod server counted=yes >/dev/null");
+    once("a policy goes", "kubectl delete authorizationpolicy counted -n foo >/dev/null");
+    world.must("kubectl create configmap of-no-meaning --from-literal=a=b >/dev/null");
+    assert_eq!(generation(), before, "a config map that is not the mesh's settings");
+}

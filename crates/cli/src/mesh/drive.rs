@@ -12,15 +12,17 @@ use anyhow::{Result, anyhow};
 use api::{Change, Event, Key, Objects, Write};
 use apiserver::{Feed, Server};
 use arc_swap::ArcSwap;
+use control::status::Report;
 use control::translate::Translator;
 use dataplane::Dataplane;
 use futures_util::future::join_all;
 use local::controllers::{self, Changed, Cluster, Context};
-use policy::Snapshot;
+use policy::{Mesh, Snapshot};
 use tokio::sync::watch;
 use tracing::warn;
 
 use super::enforced;
+use super::meaning::Meaning;
 use super::records::Records;
 use local::dns::{Dns, Zone};
 use local::kubelet::Kubelet;
@@ -29,16 +31,6 @@ use local::vip::Vips;
 /// Rounds of controllers for one batch of events. A deployment needs five (replica set, pods, links, slices, status);
 /// more than this means two controllers that undo each other.
 const ROUNDS_MAX: usize = 64;
-
-/// Kinds whose objects mean something to enforcement.
-const MEANINGFUL: [(&str, &str); 6] = [
-    ("", "pods"),
-    ("", "namespaces"),
-    ("", "services"),
-    ("", "configmaps"),
-    (control::translate::SECURITY_GROUP, control::translate::AUTHORIZATION_POLICIES),
-    (control::translate::SECURITY_GROUP, control::translate::PEER_AUTHENTICATIONS),
-];
 
 /// Everything that the loop moves.
 pub(super) struct Driver {
@@ -56,20 +48,22 @@ pub(super) struct Driver {
     pub(super) settled: watch::Sender<u64>,
     /// Everything up to here has been absorbed.
     pub(super) revision: u64,
+    /// What the events absorbed since the last look ask for.
+    pub(super) pending: Meaning,
+    /// The mesh that was enforced last, and what became of it.
+    pub(super) said: Option<(Mesh, Report)>,
 }
 
 impl Driver {
     /// Drives until the store stops.
     pub(super) async fn run(mut self) -> Result<()> {
         let mut first = Some(Changed::everything());
-        let mut meaningful = true;
         while let Some(batch) = self.feed.next().await {
             let keys = self.absorb(batch);
-            meaningful |= keys.iter().any(means_something);
             let changed = first.take().unwrap_or_else(|| Changed::keys(keys));
-            meaningful |= self.reconcile(changed).await?;
-            while meaningful {
-                meaningful = self.enforce().await?;
+            self.reconcile(changed).await?;
+            while self.pending != Meaning::default() {
+                self.follow().await?;
             }
             self.settled.send_replace(self.revision);
         }
@@ -83,6 +77,7 @@ impl Driver {
         }
         for event in &batch.events {
             self.kubelet.observe(event);
+            self.pending = self.pending.and(Meaning::of(event));
             if let Some(workload) = gone_pod(event) {
                 self.records.forget(&workload);
             }
@@ -91,10 +86,9 @@ impl Driver {
         batch.events.into_iter().map(|event| event.key).collect()
     }
 
-    /// Lets controllers write until they want nothing more; says whether anything meaningful changed.
-    async fn reconcile(&mut self, first: Changed) -> Result<bool> {
+    /// Lets controllers write until they want nothing more.
+    async fn reconcile(&mut self, first: Changed) -> Result<()> {
         let mut changed = first;
-        let mut meaningful = false;
         for _ in 0..ROUNDS_MAX {
             let context = Context { now: jiff::Timestamp::now(), seed: seed()?, cluster: Arc::clone(&self.cluster) };
             let writes = {
@@ -102,14 +96,12 @@ impl Driver {
                 controllers::reconcile(&objects, &changed, &context)
             };
             if writes.is_empty() {
-                return Ok(meaningful);
+                return Ok(());
             }
-            let keys = self.commit(writes).await?;
-            meaningful |= keys.iter().any(means_something);
-            changed = Changed::keys(keys);
+            changed = Changed::keys(self.commit(writes).await?);
         }
         warn!(rounds = ROUNDS_MAX, "controllers do not come to rest; going on with what there is");
-        Ok(meaningful)
+        Ok(())
     }
 
     /// Commits writes together and absorbs their events.
@@ -132,10 +124,31 @@ impl Driver {
         Ok(keys)
     }
 
-    /// Compiles what the objects mean and returns when the kernel enforces it and the policies say so; says whether
-    /// something came in meanwhile that may mean more.
-    async fn enforce(&mut self) -> Result<bool> {
+    /// Does what the events absorbed so far ask for. What comes in meanwhile may ask for more.
+    async fn follow(&mut self) -> Result<()> {
         let looked_at = self.revision;
+        let pending = std::mem::take(&mut self.pending);
+        if pending.enforce || self.said.is_none() {
+            self.said = Some(self.enforce().await);
+        }
+        let Some((mesh, report)) = &self.said else { return Ok(()) };
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let writes = {
+            let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+            control::status::reconcile_status(&objects, &self.translator, mesh, report, &now)
+        };
+        if writes.is_empty() {
+            return Ok(());
+        }
+        // Writes of users come through the feed together with those of the status: they were not looked at yet. Whoever
+        // waits for what was looked at does not wait for them, so a steady stream of writes delays nobody.
+        let keys = self.commit(writes).await?;
+        self.settled.send_replace(looked_at);
+        self.reconcile(Changed::keys(keys)).await
+    }
+
+    /// Compiles what the objects mean and returns when the kernel enforces it; says what became of it.
+    async fn enforce(&mut self) -> (Mesh, Report) {
         let (mesh, before) = {
             let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
             // Names and virtual addresses grant nothing: what could not be changed is tried again with the next event.
@@ -148,26 +161,8 @@ impl Driver {
         let snapshot = Arc::new(policy::compile(&mesh, before.generation() + 1, Some(&before)));
         let report = self.dataplane.publish(Arc::clone(&snapshot)).await;
         self.snapshot.store(snapshot);
-        let report = enforced::report(&report);
-        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let writes = {
-            let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
-            control::status::reconcile_status(&objects, &self.translator, &mesh, &report, &now)
-        };
-        if writes.is_empty() {
-            return Ok(false);
-        }
-        // Writes of users come through the feed together with those of the status: they were not looked at yet. Whoever
-        // waits for what was looked at does not wait for them, so a steady stream of writes delays nobody.
-        let keys = self.commit(writes).await?;
-        self.settled.send_replace(looked_at);
-        let meaningful = keys.iter().any(means_something);
-        Ok(self.reconcile(Changed::keys(keys)).await? || meaningful)
+        (mesh, enforced::report(&report))
     }
-}
-
-fn means_something(key: &Key) -> bool {
-    MEANINGFUL.iter().any(|(group, plural)| key.is(group, plural))
 }
 
 /// The workload of a pod that is gone for good.
