@@ -5,8 +5,8 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
@@ -72,7 +72,41 @@ pub fn tree_of_own(source: &Path) -> Result<Tree, Error> {
     rustix::mount::open_tree(&found, c"", flags).map(Tree).map_err(failed("take the tree at", source))
 }
 
+/// Takes a copy of the mount at `source` on which nothing can be changed, whoever reaches it and by whatever name: no
+/// content, no mode, no owner.
+pub fn frozen(source: &Path) -> Result<Tree, Error> {
+    let tree = tree(source)?;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    #[expect(unsafe_code, reason = "rustix has no mount_setattr")]
+    // SAFETY: the descriptor, the empty name and the attributes live across the call, and the size is theirs; the kernel
+    // only reads them.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.0.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of_val(&attributes),
+        )
+    };
+    if done == 0 {
+        return Ok(tree);
+    }
+    Err(Error::Mount { doing: "freeze a copy of", path: source.to_owned(), source: io::Error::last_os_error() })
+}
+
 impl Tree {
+    /// A name of it for this process and those that it is about to become.
+    pub fn name(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
+
     /// Whether it is a directory; else it is a file.
     pub fn is_directory(&self) -> Result<bool, Error> {
         let stat = rustix::fs::fstat(&self.0).map_err(failed("look at a tree taken from", Path::new("the host")))?;

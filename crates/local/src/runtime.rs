@@ -10,6 +10,8 @@ use std::process::{ExitCode, Stdio};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use linux::error::with_causes;
+use linux::mount;
 use linux::pidfd::ProcessId;
 use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
@@ -62,9 +64,25 @@ pub(crate) fn part(name: &str, arguments: Vec<String>) -> Option<ExitCode> {
 pub struct Runtime {
     data_dir: PathBuf,
     run_dir: PathBuf,
-    program: PathBuf,
+    program: Arc<Program>,
     /// Nothing is started any more; held for reading while something is.
     closed: Arc<RwLock<bool>>,
+}
+
+/// The program that the parts of pods are.
+///
+/// A container may run the program that builds it, by the name `/proc/self/exe`, and user 0 in it then reaches that file
+/// where the program was started from: so it is started from a copy of its mount on which nothing can be changed.
+#[derive(Debug)]
+struct Program {
+    path: PathBuf,
+    frozen: Result<mount::Tree, linux::Error>,
+}
+
+impl Program {
+    fn at(path: PathBuf) -> Self {
+        Self { frozen: mount::frozen(&path), path }
+    }
 }
 
 /// The namespaces of a running pod. Dropping it ends nothing.
@@ -92,7 +110,11 @@ impl Runtime {
         Self {
             data_dir: data_dir.to_owned(),
             run_dir: run_dir.to_owned(),
-            program: inside::OWN_PROGRAM.into(),
+            // Where it was started from, for as long as it is there; its other name needs nothing to be there.
+            program: Arc::new(Program {
+                path: std::fs::read_link(inside::OWN_PROGRAM).unwrap_or_default(),
+                frozen: mount::frozen(Path::new(inside::OWN_PROGRAM)),
+            }),
             closed: Arc::default(),
         }
     }
@@ -101,7 +123,7 @@ impl Runtime {
     /// [`crate::entry`]. For tests, whose own program cannot.
     #[must_use]
     pub fn with_program(mut self, program: &Path) -> Self {
-        program.clone_into(&mut self.program);
+        self.program = Arc::new(Program::at(program.to_owned()));
         self
     }
 
@@ -120,8 +142,10 @@ impl Runtime {
         if *closed { Err(io::Error::other("the mesh is going down")) } else { command.spawn() }
     }
 
-    fn part(&self, name: &str) -> std::process::Command {
-        inside::part(&self.program, name, &self.data_dir)
+    fn part(&self, name: &str) -> Result<std::process::Command, Error> {
+        let failed = |error: &linux::Error| inside::started("a part of a pod", &io::Error::other(with_causes(error)));
+        let program = self.program.frozen.as_ref().map_err(failed)?;
+        Ok(inside::part(program.name(), name, &self.data_dir))
     }
 
     /// The directory of a pod's records.
@@ -142,7 +166,7 @@ impl Runtime {
         let (run_dir, name, wanted) = (self.run_dir.clone(), uid.to_owned(), pod.bounds);
         let made = tokio::task::spawn_blocking(move || bounds::make(&run_dir, &name, wanted)).await;
         let made = made.map_err(|error| inside::started("a pod", &error.into()))?;
-        let mut command = self.part(SANDBOX);
+        let mut command = self.part(SANDBOX)?;
         command.arg("--pod").arg(&directory).arg("--netns").arg(netns).arg("--host-name").arg(host_name);
         for (name, bytes) in &pod.memory {
             command.arg("--memory").arg(format!("{bytes}:{name}"));
@@ -164,9 +188,9 @@ impl Runtime {
     ) -> Result<Running, Error> {
         let directory = sandbox.directory.join(name).join(attempt.to_string());
         make_directory(&directory.join(SCRATCH))?;
-        let spec = ContainerSpec { groups: sandbox.groups.clone(), ..spec.clone() };
+        let spec = ContainerSpec { groups: sandbox.groups.clone(), program: self.program.path.clone(), ..spec.clone() };
         spec::write(&directory.join(RECORD_SPEC), &spec)?;
-        let mut command = self.part(SHIM);
+        let mut command = self.part(SHIM)?;
         command.arg("--pod").arg(&sandbox.directory).arg("--run").arg(&directory);
         let parent = self.begin(command, "a container").await?;
         if let Some(id) = parent.id().and_then(ProcessId::of) {

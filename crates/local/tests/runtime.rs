@@ -187,6 +187,31 @@ async fn memory_of_a_pod_ends_at_its_bound_and_files_in_memory_at_theirs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_program_was_started_from_and_with_cannot_be_changed_by_it() {
+    let place = Place::new();
+    let sandbox = place.sandbox().await;
+    // The builder of a container is a program of the host, and it is what this name leads to when it is run.
+    let setup = place.shell("ln -s /proc/self/exe /tmp/nc; chmod 666 /proc/self/fd/0; touch /tmp/ready; sleep 1000");
+    let mut running = place.runtime.start_container(&sandbox, "c", 0, &setup).await.unwrap();
+    let run = running.directory().to_owned();
+    let wait = "until [ -e /tmp/ready ]; do :; done; chmod 666 /proc/self/fd/0";
+    let (code, _, errors) = place.exec(&run, &["sh", "-c", wait], None, false).await;
+    assert!(code != 0 && errors.contains("Read-only file system"), "the host's null device, by exec: {errors}");
+    let command = Command { command: ["/tmp/nc", "-l", "9000"].map(str::to_owned).to_vec(), ..Command::default() };
+    let listening = place.runtime.exec(&run, &command).unwrap();
+    // Until that process is there; its mode is set to what it is.
+    let change = "while :; do for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline 2> /dev/null | grep -q '^/tmp/nc -l' && \
+                  { chmod 755 $p/exe; exit; }; done; done";
+    let (code, _, errors) = place.exec(&run, &["sh", "-c", change], None, false).await;
+    assert!(code != 0 && errors.contains("Read-only file system"), "the host's own program: {code} {errors}");
+    drop(listening);
+    assert!(running.signal(Signal::KILL).unwrap());
+    running.wait().await.unwrap();
+    let log = local::runtime::logs::read(&setup.log, local::runtime::logs::Selection::default());
+    assert!(String::from_utf8_lossy(&log).contains("Read-only file system"), "the host's null device");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn exit_codes_signals_and_output_are_true() {
     let place = Place::new();
     let sandbox = place.sandbox().await;

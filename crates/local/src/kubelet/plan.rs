@@ -1,6 +1,6 @@
 //! What of a pod's manifest is refused, and what each container is to be. Pure.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use api::Object;
 use linux::cgroup::Bounds;
@@ -128,6 +128,7 @@ pub(super) fn container(
         mounts,
         memory,
         groups: Vec::new(),
+        program: PathBuf::new(),
         applets: crate::applets::NAMES.map(str::to_owned).to_vec(),
         tells_ready,
         log: log.to_owned(),

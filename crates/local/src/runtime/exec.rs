@@ -68,7 +68,7 @@ impl Terminal {
 impl Runtime {
     /// Runs a command without input to its end, which comes after `bound` at the latest: what it said, and its exit code.
     pub(crate) async fn ask(&self, run: &Path, words: &[String], bound: Duration) -> Result<(i32, String), Error> {
-        let mut command = self.part(ENTER);
+        let mut command = self.part(ENTER)?;
         command.arg("--run").arg(run).arg("--within-ms").arg(bound.as_millis().to_string());
         command.arg("--").args(words);
         let session = with_pipes(self, &mut tokio::process::Command::from(command), false)?;
@@ -81,7 +81,7 @@ impl Runtime {
 
     /// Runs a command beside the program whose run is recorded in `run` (see [`super::Running::directory`]).
     pub fn exec(&self, run: &Path, wanted: &Command) -> Result<Session, Error> {
-        let mut command = self.part(ENTER);
+        let mut command = self.part(ENTER)?;
         command.arg("--run").arg(run);
         if wanted.tty {
             command.arg("--tty");

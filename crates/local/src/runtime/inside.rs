@@ -11,7 +11,7 @@
 //! capability.
 
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -264,7 +264,17 @@ fn program(spec: &ContainerSpec, command: &[String]) -> Result<Command, Error> {
     let mut program = Command::new(name);
     program.args(arguments).env_clear().envs(spec.environment.iter().map(|(name, value)| (name, value)));
     program.current_dir(directory);
+    if is_null(&rustix::stdio::stdin()) {
+        // The host's own device, on the host's own mount, whose mode user 0 could change: the container's instead.
+        program.stdin(Stdio::null());
+    }
     Ok(program)
+}
+
+/// Whether this is the device that gives no input.
+fn is_null(input: &impl AsFd) -> bool {
+    let device = rustix::fs::makedev(1, 3);
+    rustix::fs::fstat(input).is_ok_and(|found| found.st_rdev == device)
 }
 
 fn not_run(command: &[String], failure: &io::Error) -> Error {

@@ -125,9 +125,9 @@ fn take(spec: &ContainerSpec) -> Result<Taken, Error> {
     }
     if !spec.applets.is_empty() {
         let target = Path::new(APPLET_DIR).join(PROGRAM);
-        match own_program().and_then(|path| mount::tree(&path).ok()) {
-            Some(program) => taken.trees.push((program, target, Access::ReadOnly)),
-            None => taken.copy_program = true,
+        match mount::tree(&spec.program) {
+            Ok(program) if is_own_program(&spec.program) => taken.trees.push((program, target, Access::ReadOnly)),
+            _ => taken.copy_program = true,
         }
     }
     for volume in &spec.mounts {
@@ -141,12 +141,11 @@ fn take(spec: &ContainerSpec) -> Result<Taken, Error> {
 /// The name of the binary inside.
 const PROGRAM: &str = "tidegate";
 
-/// Where the running binary is on the host, if it is still there.
-fn own_program() -> Option<PathBuf> {
+/// Whether the running binary is still there on the host.
+fn is_own_program(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
-    let path = std::fs::read_link("/proc/self/exe").ok()?;
     let identity = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
-    (identity(&path)? == identity(Path::new("/proc/self/exe"))?).then_some(path)
+    identity(path).is_some_and(|found| Some(found) == identity(Path::new("/proc/self/exe")))
 }
 
 /// Attaches a tree; what it is put on is made first, a directory or an empty file as the tree is.

@@ -37,6 +37,8 @@ pub struct ContainerSpec {
     pub memory: Vec<MemoryMount>,
     /// The folders of the group that bounds the pod; filled in when it starts.
     pub groups: Vec<PathBuf>,
+    /// Where the program of the applets is on the host; filled in when it starts.
+    pub program: PathBuf,
     /// Names of applets, put into [`APPLET_DIR`].
     pub applets: Vec<String>,
     /// The program closes the descriptor named by `applets::READY_VARIABLE` once it serves.
