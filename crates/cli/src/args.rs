@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::analyze::AnalyzeArguments;
 use crate::completion::{CompleteArguments, CompletionArguments};
 use crate::diff::DiffArguments;
+use crate::explain::ExplainArguments;
 use crate::man::ManArguments;
 use crate::test::TestArguments;
 
@@ -62,6 +63,16 @@ pub(crate) enum Verb {
                             tidegate analyze --fix -o sarif policies/ > findings.sarif\n\n\
                             Exit: 0 clean (or notes only), 79 findings, 65 a part could not be read (the rest is looked at)")]
     Analyze(AnalyzeArguments),
+    /// Explain one connection: the verdict, every policy, rule and field that led to it, and the smallest edit that would turn it
+    #[command(
+        after_help = "Examples:\n  tidegate explain --from sleep.foo --to tcp-echo.foo --port 9002 manifests/\n  \
+                            tidegate explain --from deploy/web --to sts/db --port 5432 --profile both live\n  \
+                            tidegate explain --from 10.1.2.3 --to foo/db --port 5432 main:deploy -o json\n  \
+                            tidegate explain --matrix --port 5432 manifests/\n  \
+                            tidegate explain TG0101\n\n\
+                            Exit: 0 whatever the verdict, 64 an end is not there, 65 a part could not be read (the rest is asked)"
+    )]
+    Explain(ExplainArguments),
     /// Judge the engine by a corpus of cases, offline; the last line is `N passed, N failed`
     #[command(after_help = "Example:\n  tidegate conformance crates/control/tests/conformance\n\n\
                             Exit: 0 all passed, 79 some failed, 65 a file could not be read (the others are judged)")]

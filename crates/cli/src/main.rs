@@ -14,6 +14,7 @@ mod demo;
 mod diff;
 mod down;
 mod exit;
+mod explain;
 mod inject;
 mod kubectl;
 mod man;
@@ -77,6 +78,7 @@ fn dispatch(verb: Verb) -> Outcome {
         Verb::Tap(arguments) => tap::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Analyze(arguments) => analyze::run(&arguments),
+        Verb::Explain(arguments) => explain::run(&arguments),
         Verb::Conformance(arguments) => conformance::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Diff(arguments) => diff::run(&arguments),

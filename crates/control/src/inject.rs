@@ -4,7 +4,7 @@
 //! texts written for it keep working. Locally both containers are recognised and not run; see ARCHITECTURE.md.
 //! Deliberately not here: the rewriting of HTTP probes (ours are made from inside the pod) and the merging of metrics.
 
-mod edit;
+pub(crate) mod edit;
 mod manifest;
 mod pod;
 mod rules;

@@ -9,6 +9,8 @@ pub mod analyze;
 pub mod bundle;
 pub mod corpus;
 pub mod diff;
+mod edit;
+pub mod explain;
 pub mod finding;
 pub mod inject;
 pub mod lines;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use api::{Key, Object, Objects, Write};
 use policy::finding::{Code, Finding};
+use policy::port::{Carries, class_of};
 use policy::spec::{Action, Attribute, AuthorizationPolicy, PeerAuthentication, Scope};
 use policy::{Labels, Mesh, Profile, Workload, WorkloadId};
 use serde_json::{Value, json};
@@ -133,7 +134,37 @@ fn authorization(policy: &AuthorizationPolicy, findings: &[Finding], mesh: &Mesh
             "it needs the bytes of a connection: connections it could concern are refused".to_owned(),
         );
     }
-    counted(&policy.id.namespace, selector, mesh, report)
+    let mut condition = counted(&policy.id.namespace, selector, mesh, report);
+    if condition.holds
+        && let Some(port) = http_port(policy, selector, mesh)
+    {
+        // S-85
+        let told = format!("; port {port} may carry HTTP and is enforced as TCP, where HTTP fields do not work");
+        condition.message.push_str(&told);
+    }
+    condition
+}
+
+/// A port of a selected workload that may carry HTTP, if the policy has fields that would work there elsewhere.
+fn http_port(policy: &AuthorizationPolicy, selector: Option<&Labels>, mesh: &Mesh) -> Option<u16> {
+    let entries = policy.rules.iter().flat_map(|rule| rule.from.iter().chain(&rule.to).chain(&rule.when));
+    let mut fields = entries.flat_map(|entry| &entry.matches);
+    if mesh.settings.profile == Profile::Ambient || !fields.any(|field| field.attribute == Attribute::Http) {
+        return None;
+    }
+    let members = mesh.workloads.iter().filter(|workload| workload.in_mesh);
+    let selected: Vec<&Workload> =
+        members.filter(|workload| selects(&policy.id.namespace, selector, workload, mesh)).collect();
+    let mut ports: Vec<u16> = mesh.services.iter().flat_map(|service| &service.ports).map(|port| port.target).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    // Ports that no service has may carry HTTP as well; of them there is no list.
+    ports.into_iter().find(|port| {
+        selected.iter().any(|workload| {
+            let class = class_of(mesh, workload, *port);
+            class.service.is_some() && class.carries != Carries::Tcp
+        })
+    })
 }
 
 fn authentication(policy: &PeerAuthentication, findings: &[Finding], mesh: &Mesh, report: &Report) -> Condition {

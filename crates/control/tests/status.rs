@@ -90,6 +90,12 @@ fn enforced_counts_the_proxies_concerned() {
         (all, "foo", everyone(7), "Enforced=True Enforced 3/3 proxies"),
         (all, "istio-system", everyone(7), "Enforced=True Enforced 3/3 proxies; 1 selected pod is not in the mesh"),
         ("{selector: {matchLabels: {app: web}}}", "foo", everyone(7), "Enforced=True Enforced 1/1 proxies"),
+        (
+            "{selector: {matchLabels: {app: web}}, rules: [{to: [{operation: {methods: [GET]}}]}]}",
+            "foo",
+            everyone(7),
+            "Enforced=True Enforced 1/1 proxies; port 8080 may carry HTTP and is enforced as TCP, where HTTP fields do not work",
+        ),
         (all, "foo", lagging, "Enforced=False Pending 2/3 proxies"),
         (all, "foo", failed, "Enforced=False Failed 1/3 proxies; foo/web-1: no such table"),
         (all, "foo", report(7, &[]), "Enforced=False Pending 0/3 proxies"),

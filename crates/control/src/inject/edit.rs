@@ -94,14 +94,14 @@ fn items(text: &str, node: &Node, old: &[Value], new: &[Value], insertions: &mut
 }
 
 /// The start of the line with the dash of an item, and the column of the dash, from 0; none if more than blanks stand before it.
-fn dash(text: &str, item: &Node) -> Option<(usize, usize)> {
+pub(crate) fn dash(text: &str, item: &Node) -> Option<(usize, usize)> {
     let before = text.get(..item.span.bytes.start)?.trim_end_matches(' ').strip_suffix('-')?;
     let line = before.rfind('\n').map_or(0, |at| at + 1);
     before.get(line..)?.bytes().all(|byte| byte == b' ').then_some((line, before.len() - line))
 }
 
 /// The end of the line on which a node ends, its line feed included.
-fn after(text: &str, node: &Node) -> Option<usize> {
+pub(crate) fn after(text: &str, node: &Node) -> Option<usize> {
     let end = node.span.bytes.end;
     if text.get(..end)?.ends_with('\n') {
         return Some(end);
@@ -110,7 +110,7 @@ fn after(text: &str, node: &Node) -> Option<usize> {
 }
 
 /// A value printed at a column, from 0.
-fn indented(value: &Value, column: usize) -> String {
+pub(crate) fn indented(value: &Value, column: usize) -> String {
     let mut out = String::new();
     for line in print(value).lines() {
         if !line.is_empty() {
