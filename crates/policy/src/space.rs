@@ -116,10 +116,12 @@ pub enum Relation {
 pub struct Comparison {
     /// In one word.
     pub relation: Relation,
-    /// Denied before, permitted after: disjoint, and all of it unless inconclusive.
+    /// Denied before, permitted after: disjoint, and all of it unless inconclusive or more.
     pub opened: Vec<Region>,
-    /// Permitted before, denied after: disjoint, and all of it unless inconclusive.
+    /// Permitted before, denied after: disjoint, and all of it unless inconclusive or more.
     pub closed: Vec<Region>,
+    /// There is more than is told: in so many places do they differ.
+    pub more: bool,
 }
 
 /// What is compared: a workload, or all workloads that there might be with some labels.
@@ -143,7 +145,11 @@ pub struct Difference {
     pub relation: Relation,
     /// The destinations with a difference or without an answer: workloads first, then what selectors tell apart.
     pub destinations: Vec<(Destination, Comparison)>,
-    /// The snapshots that were compared, with the examples of labelled destinations as workloads: witnesses can be decided again.
+    /// Workloads of the first mesh only; they are judged by the policies of both.
+    pub only_before: Vec<WorkloadId>,
+    /// Workloads of the second mesh only.
+    pub only_after: Vec<WorkloadId>,
+    /// The snapshots that were compared, with workloads of the other one and the examples of labelled destinations as workloads: witnesses can be decided again.
     pub before: Snapshot,
     /// The other one.
     pub after: Snapshot,
@@ -166,7 +172,7 @@ pub enum Proof {
         /// Never 0: a search among no connections at all is `Vacuous`.
         cells: usize,
     },
-    /// There are such connections: all of them, disjoint, at least one. The first one's witness is the witness.
+    /// There are such connections: some of them, disjoint, at least one. The first one's witness is the witness.
     Refuted(Vec<Region>),
     /// No connection is among those that were asked about.
     Vacuous,
@@ -240,7 +246,7 @@ pub fn compare(before: &Snapshot, after: &Snapshot, destination: &WorkloadId) ->
     compare::compare(place(before, destination), place(after, destination), &Known::new(vec![before, after]))
 }
 
-/// What differs for any destination: the workloads of both, and whatever other workloads the selectors could tell apart.
+/// What differs for any destination: the workloads of either, judged by the policies of both, and whatever other workloads the selectors could tell apart.
 pub fn compare_meshes(before: &Mesh, after: &Mesh) -> Difference {
     everywhere::compare_meshes(before, after)
 }
@@ -254,6 +260,11 @@ pub fn kinds(mesh: &Mesh) -> Result<Vec<Destination>, Bound> {
 /// Is there a connection to this destination with this verdict.
 pub fn search(snapshot: &Snapshot, destination: &WorkloadId, wanted: Wanted, among: &Among) -> Proof {
     search::search(place(snapshot, destination), wanted, among, &Known::new(vec![snapshot]))
+}
+
+/// The same for many destinations, in their order: those to which the same applies are searched once.
+pub fn search_each(snapshot: &Snapshot, destinations: &[WorkloadId], wanted: Wanted, among: &Among) -> Vec<Proof> {
+    everywhere::search_each(snapshot, destinations, wanted, among)
 }
 
 /// What each rule that applies to a workload is good for there, in the order of policies and rules.

@@ -8,13 +8,16 @@ use super::compare::compare;
 use super::fate::fates;
 use super::labels::{Kind, kinds};
 use super::region::Known;
+use super::search::search;
 use super::side::Place;
-use super::{Bound, Comparison, Destination, Difference, Fate, Region, Relation, RuleName, place};
+use super::{
+    Among, Bound, Comparison, Destination, Difference, Fate, Proof, Region, Relation, RuleName, Wanted, place,
+};
 use crate::compile::compile;
 use crate::matcher::Set;
-use crate::mesh::{Mesh, WorkloadId};
+use crate::mesh::{Mesh, Workload, WorkloadId};
 use crate::mtls::Mtls;
-use crate::snapshot::WorkloadState;
+use crate::snapshot::{Snapshot, WorkloadState};
 
 /// Places to which the same applies have the same key.
 #[derive(Default)]
@@ -43,10 +46,17 @@ fn looks_at_destination(state: &WorkloadState) -> bool {
     rules.any(|rule| rule.sets().any(|set| matches!(set, Set::Destination(_))))
 }
 
-fn with_examples(mesh: &Mesh, kinds: &[Kind]) -> Mesh {
+fn with_examples(mesh: &Mesh, missing: &[&Workload], kinds: &[Kind]) -> Mesh {
     let mut mesh = mesh.clone();
+    mesh.workloads.extend(missing.iter().copied().cloned());
     mesh.workloads.extend(kinds.iter().map(|kind| kind.example.clone()));
     mesh
+}
+
+/// The workloads of one mesh that another does not have.
+fn missing<'a>(of: &'a Mesh, from: &Mesh) -> Vec<&'a Workload> {
+    let there: BTreeSet<&WorkloadId> = from.workloads.iter().map(|workload| &workload.id).collect();
+    of.workloads.iter().filter(|workload| !there.contains(&workload.id)).collect()
 }
 
 pub(super) fn compare_meshes(before: &Mesh, after: &Mesh) -> Difference {
@@ -54,8 +64,10 @@ pub(super) fn compare_meshes(before: &Mesh, after: &Mesh) -> Difference {
         Ok(kinds) => (kinds, None),
         Err(bound) => (Vec::new(), Some(bound)),
     };
-    let one = compile(&with_examples(before, &kinds), 1, None);
-    let two = compile(&with_examples(after, &kinds), 2, Some(&one));
+    // A workload that comes or goes is no change of policy.
+    let (only_before, only_after) = (missing(before, after), missing(after, before));
+    let one = compile(&with_examples(before, &only_after, &kinds), 1, None);
+    let two = compile(&with_examples(after, &only_before, &kinds), 2, Some(&one));
     let known = Known::new(vec![&one, &two]);
     let ids: BTreeSet<&WorkloadId> =
         before.workloads.iter().chain(&after.workloads).map(|workload| &workload.id).collect();
@@ -76,34 +88,65 @@ pub(super) fn compare_meshes(before: &Mesh, after: &Mesh) -> Difference {
         }
     }
     let relation = overall(&destinations, unknown);
-    Difference { relation, destinations, before: one, after: two }
+    let named = |workloads: Vec<&Workload>| workloads.into_iter().map(|workload| workload.id.clone()).collect();
+    let (only_before, only_after) = (named(only_before), named(only_after));
+    Difference { relation, destinations, only_before, only_after, before: one, after: two }
 }
 
 impl Comparison {
-    /// With witnesses that go to an address of this workload.
     fn sent_to(mut self, states: [Option<&WorkloadState>; 2]) -> Self {
         let addresses: Vec<IpAddr> =
             states.into_iter().flatten().flat_map(|state| state.workload.addresses.iter().copied()).collect();
-        for Region { destinations, witness, .. } in self.opened.iter_mut().chain(&mut self.closed) {
-            let own = addresses
-                .iter()
-                .find(|address| address.is_ipv4() == witness.source.is_ipv4())
-                .or_else(|| addresses.first());
-            if let Some(own) = own.filter(|_| destinations.is_empty() && !addresses.contains(&witness.destination)) {
-                witness.destination = *own;
-            }
-        }
+        send(&mut self.opened, &addresses);
+        send(&mut self.closed, &addresses);
         self
     }
+}
+
+/// Makes the witnesses go to one of these addresses, where it makes no difference.
+fn send(regions: &mut [Region], addresses: &[IpAddr]) {
+    for Region { destinations, witness, .. } in regions {
+        let same_family = addresses.iter().find(|address| address.is_ipv4() == witness.source.is_ipv4());
+        let own = same_family.or_else(|| addresses.first());
+        if let Some(own) = own.filter(|_| destinations.is_empty() && !addresses.contains(&witness.destination)) {
+            witness.destination = *own;
+        }
+    }
+}
+
+pub(super) fn search_each(
+    snapshot: &Snapshot,
+    destinations: &[WorkloadId],
+    wanted: Wanted,
+    among: &Among,
+) -> Vec<Proof> {
+    let known = Known::new(vec![snapshot]);
+    let asks_for_address = among.rule.sets().any(|set| matches!(set, Set::Destination(_)));
+    let mut keys = Keys::default();
+    let mut answered: HashMap<(Key, Vec<IpAddr>), Proof> = HashMap::new();
+    let mut proofs = Vec::with_capacity(destinations.len());
+    for id in destinations {
+        let place = place(snapshot, id);
+        let addresses = place.state.map_or(&[][..], |state| state.workload.addresses.as_slice());
+        let key = (keys.of(place.state), if asks_for_address { addresses.to_vec() } else { Vec::new() });
+        let mut proof = answered.entry(key).or_insert_with(|| search(place, wanted, among, &known)).clone();
+        if let Proof::Refuted(regions) = &mut proof {
+            send(regions, addresses);
+        }
+        proofs.push(proof);
+    }
+    proofs
 }
 
 fn overall(all: &[(Destination, Comparison)], unknown: Option<Bound>) -> Relation {
     let (mut opened, mut closed, mut unknown) = (false, false, unknown);
     for (_, comparison) in all {
-        opened |= !comparison.opened.is_empty();
-        closed |= !comparison.closed.is_empty();
-        if let Relation::Inconclusive(bound) = comparison.relation {
-            unknown = unknown.or(Some(bound));
+        match comparison.relation {
+            Relation::Equivalent => {}
+            Relation::MorePermissive => opened = true,
+            Relation::MoreRestrictive => closed = true,
+            Relation::Incomparable => (opened, closed) = (true, true),
+            Relation::Inconclusive(bound) => unknown = unknown.or(Some(bound)),
         }
     }
     match (opened, closed, unknown) {
@@ -120,7 +163,7 @@ pub(super) fn rules_everywhere(mesh: &Mesh) -> Vec<(RuleName, Result<Fate, Bound
         Ok(kinds) => (kinds, None),
         Err(bound) => (Vec::new(), Some(bound)),
     };
-    let snapshot = compile(&with_examples(mesh, &kinds), 1, None);
+    let snapshot = compile(&with_examples(mesh, &[], &kinds), 1, None);
     let mut states: Vec<&WorkloadState> = snapshot.workloads().map(|state| &**state).collect();
     states.sort_by(|a, b| a.workload.id.cmp(&b.workload.id));
     let mut keys = Keys::default();

@@ -9,8 +9,8 @@ use super::bits::Bits;
 /// States of one language. Patterns without a star inside need about as many states as they have characters; only those that overlap in
 /// many ways need more, and then the number doubles with each.
 const STATES_MAX: usize = 50_000;
-/// Positions in all states together: bounds time to some tenths of a second and memory to some ten megabytes.
-const POSITIONS_MAX: usize = 3_000_000;
+/// Positions in all states together: bounds time to a tenth of a second and memory to some ten megabytes.
+const POSITIONS_MAX: usize = 1_000_000;
 
 /// What an example is made of where any character will do.
 const ANY_CHARACTERS: &str = "xyzabcdefghijklmnopqrstuvw0123456789";

@@ -16,8 +16,8 @@ use crate::address::{canonical, from_number, number};
 use crate::identity::{Peer, SpiffeId};
 use crate::matcher::{Blocks, Names, Set};
 
-/// Classes times terms: each pair is one question to a matcher, some ten nanoseconds.
-const QUESTIONS_MAX: usize = 30_000_000;
+/// Classes times terms: each pair is one question to a matcher, up to some hundred nanoseconds.
+const QUESTIONS_MAX: usize = 10_000_000;
 
 /// The addresses that no peer ever has (S-57).
 const MAPPED: RangeInclusive<u128> = 0xffff_0000_0000..=0xffff_ffff_ffff;

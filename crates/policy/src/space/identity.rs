@@ -75,7 +75,10 @@ impl Identities {
             })
             .collect();
         let tree = Tree::build(&dimensions, &keys, |mask, free| mask.without(free).is_none().then(|| mask.clone()))?;
-        let cells = tree.cells(&dimensions, CLASSES_MAX, |_| true).map_err(|_| Bound::Classes)?;
+        let (cells, more) = tree.cells(&dimensions, CLASSES_MAX, |_| true);
+        if more {
+            return Err(Bound::Classes);
+        }
         let mut by_answers: HashMap<Bits, usize> = HashMap::new();
         let mut classes: Vec<Identity> = Vec::new();
         for (cell, answers) in cells {

@@ -47,18 +47,23 @@ impl<'a> Known<'a> {
     }
 }
 
+/// A workload's identity with its addresses and its class.
+type Ours<'a> = (&'a SpiffeId, &'a BTreeSet<IpAddr>, usize);
+
 /// The answers that authorizers give for a witness.
 pub(super) type Answers = Vec<(String, Answer)>;
 
 /// Products as regions, as few as can be without much ado.
 pub(super) fn regions(ground: &Ground, known: &Known<'_>, cells: Vec<Cell>, answers: &Answers) -> Vec<Region> {
+    let ours = known.identities().iter().take(KNOWN_MAX);
+    let ours: Vec<Ours<'_>> = ours.filter_map(|(id, addresses)| Some((id, addresses, ground.attested(id)?))).collect();
     let mut regions: Vec<Region> =
-        joined(cells).iter().filter_map(|cell| region(ground, known, cell, answers)).collect();
+        joined(cells).iter().filter_map(|cell| region(ground, &ours, cell, answers)).collect();
     regions.sort_by_cached_key(|region| (region.ports.first().map(|range| *range.start()), region.peers.words.clone()));
     regions
 }
 
-fn region(ground: &Ground, known: &Known<'_>, cell: &Cell, answers: &Answers) -> Option<Region> {
+fn region(ground: &Ground, ours: &[Ours<'_>], cell: &Cell, answers: &Answers) -> Option<Region> {
     let classes = |at: usize| Some(ground.dimensions.get(at)?.classes(cell.get(at)?));
     let ranges = |all: &[RangeInclusive<IpAddr>], at: usize| {
         Some(joined_addresses(classes(at)?.iter().filter_map(|class| all.get(*class)).cloned()))
@@ -69,7 +74,7 @@ fn region(ground: &Ground, known: &Known<'_>, cell: &Cell, answers: &Answers) ->
     let destinations = ranges(&ground.destinations, DESTINATIONS)?;
     let ports = joined_ports(classes(PORTS)?.iter().filter_map(|class| ground.ports.get(*class).cloned()));
     let server_names = server_names(ground, &classes(SERVER_NAMES)?);
-    let (representative, source) = witness_source(ground, known, &peers, &sources)?;
+    let (representative, source) = witness_source(ground, ours, &peers, &sources)?;
     let destination = witness_destination(&destinations, source)?;
     let port = ports.iter().map(|range| (*range.start()).max(1).min(*range.end())).find(|port| *port > 0).unwrap_or(0);
     let witness = Connection {
@@ -111,18 +116,13 @@ fn joined_ports(ranges: impl Iterator<Item = RangeInclusive<u16>>) -> Vec<RangeI
 /// A workload of the mesh at its own address, if there is one; otherwise nobody; otherwise anyone.
 fn witness_source(
     ground: &Ground,
-    known: &Known<'_>,
+    ours: &[Ours<'_>],
     peers: &[usize],
     sources: &[RangeInclusive<IpAddr>],
 ) -> Option<(Peer, IpAddr)> {
     let within = |address: &IpAddr| sources.iter().any(|range| range.contains(address));
-    let ours = known
-        .identities()
-        .iter()
-        .take(KNOWN_MAX)
-        .filter(|(id, _)| ground.attested(id).is_some_and(|class| peers.binary_search(&class).is_ok()));
     let mut without_address = None;
-    for (id, addresses) in ours {
+    for &(id, addresses, _) in ours.iter().filter(|(_, _, class)| peers.binary_search(class).is_ok()) {
         match addresses.iter().copied().find(within) {
             Some(address) => return Some((Peer::Attested(id.clone()), address)),
             None if without_address.is_none() => without_address = Some(id),

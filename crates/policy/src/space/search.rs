@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use super::bits::Bits;
-use super::compare::{REGIONS_MAX, keys};
+use super::compare::keys;
 use super::region::{Answers, Known, regions};
 use super::side::{Outcome, Place, Role, Stages, authorizers, ground};
 use super::term::{Term, terms};
 use super::tree::{Cell, Tree};
 use super::{Among, Bound, Proof, Wanted};
 use crate::decide::Answer;
+
+/// Products told of a refutation, of which one would do.
+const REFUTED_TOLD_MAX: usize = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Found {
@@ -51,7 +54,7 @@ fn searched(place: Place<'_>, wanted: Wanted, among: &Among, known: &Known<'_>) 
         }
         live.meets_within(&asked, certain).then(|| stages.outcome(live, certain)).flatten().map(Found::Here)
     })?;
-    let cells = tree.cells(&ground.dimensions, REGIONS_MAX, |found| found.is(wanted))?;
+    let (cells, _) = tree.cells(&ground.dimensions, REFUTED_TOLD_MAX, |found| found.is(wanted));
     if cells.is_empty() {
         let cells = tree.count(|found| *found != Found::Elsewhere);
         return Ok(if cells == 0 { Proof::Vacuous } else { Proof::Proved { cells } });

@@ -10,7 +10,9 @@ use super::ground::{DESTINATIONS, Ground, PEERS, PORTS, SERVER_NAMES, SOURCES};
 use super::side::{Outcome, Role, Stages, authorizers, ground};
 use super::term::Term;
 use super::tree::{Cell, Tree};
-use super::{Among, Bound, Fate, Proof, Region, Relation, Wanted, compare, compare_meshes, place, rules, search};
+use super::{
+    Among, Bound, Fate, Proof, Region, Relation, Wanted, compare, compare_meshes, place, rules, search, search_each,
+};
 use crate::address::canonical;
 use crate::compile::compile;
 use crate::decide::{Answer, Connection};
@@ -104,7 +106,7 @@ fn within_one_cell_all_connections_are_decided_alike() {
         let ground = ground(&[place], &terms).unwrap();
         let tree =
             Tree::build(&ground.dimensions, &keys(&acting), |live, certain| stages.outcome(live, certain)).unwrap();
-        let cells = tree.cells(&ground.dimensions, usize::MAX, |_| true).unwrap();
+        let (cells, _) = tree.cells(&ground.dimensions, usize::MAX, |_| true);
         for _ in 0..CONNECTIONS {
             let connection = connection(&mut random, &world);
             let here = classes(&ground, &connection);
@@ -205,6 +207,8 @@ fn a_search_finds_what_there_is_and_nothing_else() {
         };
         for wanted in [Wanted::Permitted, Wanted::Denied] {
             let proof = search(&snapshot, id, wanted, &among);
+            let each = search_each(&snapshot, std::slice::from_ref(id), wanted, &among);
+            assert_eq!(each, std::slice::from_ref(&proof), "seed {seed}");
             match &proof {
                 Proof::Proved { .. } => proved += 1,
                 Proof::Vacuous => vacuous += 1,
@@ -385,6 +389,22 @@ fn patterns_that_explode_are_inconclusive_and_never_proved() {
 }
 
 #[test]
+fn what_is_not_told_is_said_to_be_there() {
+    let with = |count: usize, port: &str| {
+        let rule = |at: usize| json!({"from": [{"source": {"ipBlocks": [format!("10.{}.{}.0/24", at / 200, at % 200)], "namespaces": [format!("n{at}")]}}], "to": ports(&[port])});
+        let rules: Vec<Value> = (0..count).map(rule).collect();
+        let specs: Vec<Value> = rules.chunks(500).map(|rules| json!({"rules": rules})).collect();
+        compile(&mesh(&specs), 1, None)
+    };
+    let id = WorkloadId::new("foo", "tcp-echo");
+    let few = compare(&with(20, "1"), &with(20, "2"), &id);
+    assert_eq!((few.relation, few.more, few.opened.len(), few.closed.len()), (Relation::Incomparable, false, 20, 20));
+    let many = compare(&with(510, "1"), &with(510, "2"), &id);
+    assert_eq!((many.relation, many.more), (Relation::Incomparable, true));
+    assert!(!many.opened.is_empty() || !many.closed.is_empty());
+}
+
+#[test]
 fn policies_without_workloads_are_compared_for_every_kind_of_workload() {
     let with = |specs: &[Value]| Mesh { workloads: Vec::new(), ..mesh(specs) };
     let select =
@@ -399,6 +419,10 @@ fn policies_without_workloads_are_compared_for_every_kind_of_workload() {
     let super::Destination::Labelled { example, .. } = &difference.destinations[0].0 else { panic!() };
     assert_witnesses(&difference.destinations[0].1.opened, &example.id, &difference.before, &difference.after, 0);
     assert_eq!(compare_meshes(&before, &before).relation, Relation::Equivalent);
+    // A workload that comes is no change of policy.
+    let grown = Mesh { workloads: vec![workload("foo", "a")], ..before.clone() };
+    let difference = compare_meshes(&before, &grown);
+    assert_eq!((difference.relation, difference.only_after), (Relation::Equivalent, vec![WorkloadId::new("foo", "a")]));
     let everywhere = super::rules_everywhere(&with(&[select("a", "1"), json!({"action": "DENY", "rules": [{}]})]));
     let fates: Vec<_> = everywhere.into_iter().map(|(name, fate)| (name.to_string(), fate.unwrap())).collect();
     assert_eq!(fates[0].0, "foo/p0 rule 0");

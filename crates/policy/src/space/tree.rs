@@ -71,7 +71,7 @@ pub(super) struct Tree<L> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Node<L> {
     Leaf(L),
-    /// By groups of one dimension; dimensions that are passed over make no difference.
+    /// By groups of this dimension; dimensions that are passed over make no difference.
     Inner(usize, Vec<(Bits, usize)>),
 }
 
@@ -80,6 +80,8 @@ pub(super) type Cell = Vec<Bits>;
 
 struct Builder<'a, L, D> {
     dimensions: &'a [Dimension],
+    /// The dimension of each level.
+    order: Vec<usize>,
     /// For each level, which terms hold whatever the dimensions from there on.
     free: Vec<Bits>,
     /// For each level and term, the first term that is the same from there on.
@@ -102,7 +104,8 @@ impl<L: Clone + Eq + Hash> Tree<L> {
         let terms = keys.len();
         let mut free = vec![Bits::all(terms)];
         let mut same = vec![firsts(keys.iter())];
-        for dimension in dimensions.iter().rev() {
+        let order = fewest_first(dimensions);
+        for dimension in order.iter().rev().filter_map(|at| dimensions.get(*at)) {
             let (after, later) = (free.last().cloned().unwrap_or_else(|| Bits::none(terms)), same.last().cloned());
             free.push(after.without(&dimension.constrained));
             same.push(firsts(later.unwrap_or_default().iter().zip(&dimension.holds)));
@@ -111,7 +114,7 @@ impl<L: Clone + Eq + Hash> Tree<L> {
         same.reverse();
         let tree = Self { nodes: Vec::new(), root: 0 };
         let (known, visited) = (HashMap::new(), HashMap::new());
-        let mut builder = Builder { dimensions, free, same, decide, tree, known, visited, work: 0 };
+        let mut builder = Builder { dimensions, order, free, same, decide, tree, known, visited, work: 0 };
         builder.tree.root = builder.visit(0, &Bits::all(terms))?;
         Ok(builder.tree)
     }
@@ -137,13 +140,13 @@ impl<L: Clone + Eq + Hash> Tree<L> {
         counts.get(self.root).copied().unwrap_or_default()
     }
 
-    /// The disjoint products of cells with these meanings, unless there are more than so many.
+    /// Disjoint products of cells with these meanings, at most so many; and whether there are more.
     pub(super) fn cells(
         &self,
         dimensions: &[Dimension],
         most: usize,
         wanted: impl Fn(&L) -> bool,
-    ) -> Result<Vec<(Cell, L)>, Bound> {
+    ) -> (Vec<(Cell, L)>, bool) {
         let mut leads: Vec<bool> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
             let leading = match node {
@@ -154,13 +157,13 @@ impl<L: Clone + Eq + Hash> Tree<L> {
         }
         let mut found = Vec::new();
         let mut open = vec![(dimensions.iter().map(Dimension::all).collect::<Cell>(), self.root)];
-        while let Some((cell, at)) = open.pop().filter(|_| found.len() + open.len() <= most) {
+        while let Some((cell, at)) = open.pop().filter(|_| found.len() < most) {
             match self.nodes.get(at) {
                 Some(Node::Leaf(leaf)) if wanted(leaf) => found.push((cell, leaf.clone())),
-                Some(Node::Inner(level, edges)) => {
+                Some(Node::Inner(at, edges)) => {
                     for (groups, child) in edges.iter().filter(|(_, child)| leads.get(*child) == Some(&true)) {
                         let mut narrowed = cell.clone();
-                        if let Some(dimension) = narrowed.get_mut(*level) {
+                        if let Some(dimension) = narrowed.get_mut(*at) {
                             dimension.clone_from(groups);
                         }
                         open.push((narrowed, *child));
@@ -169,8 +172,22 @@ impl<L: Clone + Eq + Hash> Tree<L> {
                 Some(Node::Leaf(_)) | None => {}
             }
         }
-        if open.is_empty() && found.len() <= most { Ok(found) } else { Err(Bound::Cells) }
+        let more = found.len() == most && self.count(wanted) > most;
+        (found, more)
     }
+}
+
+/// The dimensions in which few terms hold at a time come first: what is left after them is little.
+fn fewest_first(dimensions: &[Dimension]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..dimensions.len()).collect();
+    order.sort_by_cached_key(|at| {
+        dimensions.get(*at).map_or(0, |dimension| {
+            let holding: usize = dimension.holds.iter().map(Bits::count).sum();
+            // Of a thousand, so that it is a whole number.
+            holding * 1_000 / (dimension.holds.len() * dimension.members.len()).max(1)
+        })
+    });
+    order
 }
 
 /// For each item the position of the first that is equal.
@@ -179,7 +196,7 @@ fn firsts<T: Hash + Eq>(items: impl Iterator<Item = T>) -> Vec<usize> {
     items.enumerate().map(|(at, item)| *first.entry(item).or_insert(at)).collect()
 }
 
-impl<L: Clone + Eq + Hash, D: FnMut(&Bits, &Bits) -> Option<L>> Builder<'_, L, D> {
+impl<'a, L: Clone + Eq + Hash, D: FnMut(&Bits, &Bits) -> Option<L>> Builder<'a, L, D> {
     fn visit(&mut self, level: usize, mask: &Bits) -> Result<usize, Bound> {
         let (Some(free), Some(same)) = (self.free.get(level), self.same.get(level)) else { return Err(Bound::Cells) };
         let terms = same.len();
@@ -187,7 +204,7 @@ impl<L: Clone + Eq + Hash, D: FnMut(&Bits, &Bits) -> Option<L>> Builder<'_, L, D
         if let Some(leaf) = (self.decide)(&mask, free) {
             return self.intern(Node::Leaf(leaf));
         }
-        let Some(dimension) = self.dimensions.get(level) else { return Err(Bound::Cells) };
+        let Some((at, dimension)) = self.dimension(level) else { return Err(Bound::Cells) };
         if !mask.meets(&dimension.constrained) {
             return self.visit(level + 1, &mask);
         }
@@ -202,17 +219,20 @@ impl<L: Clone + Eq + Hash, D: FnMut(&Bits, &Bits) -> Option<L>> Builder<'_, L, D
         }
         let node = match children.first_key_value() {
             Some((only, _)) if children.len() == 1 => *only,
-            _ => {
-                self.intern(Node::Inner(level, children.into_iter().map(|(child, groups)| (groups, child)).collect()))?
-            }
+            _ => self.intern(Node::Inner(at, children.into_iter().map(|(child, groups)| (groups, child)).collect()))?,
         };
         self.visited.insert(key, node);
         Ok(node)
     }
 
+    fn dimension(&self, level: usize) -> Option<(usize, &'a Dimension)> {
+        let at = *self.order.get(level)?;
+        Some((at, self.dimensions.get(at)?))
+    }
+
     /// The groups of a level, by the terms that still hold there.
     fn parts(&mut self, level: usize, mask: &Bits) -> Result<Vec<(Bits, Bits)>, Bound> {
-        let Some(dimension) = self.dimensions.get(level) else { return Err(Bound::Cells) };
+        let Some((_, dimension)) = self.dimension(level) else { return Err(Bound::Cells) };
         let mut parts = vec![(dimension.all(), mask.clone())];
         for term in mask.and(&dimension.constrained).iter() {
             let Some(holds) = dimension.holds.get(term) else { continue };
