@@ -155,6 +155,7 @@ fn finish(pass: Pass<'_>, options: &Options) -> Report {
     diagnostics.extend(own.into_iter().filter(|one| !options.allowed.contains(one.entry.number)));
     diagnostics.sort_by(Diagnostic::order);
     diagnostics.dedup();
+    let diagnostics = diagnostic::folded(diagnostics);
     Report { diagnostics, allowed, bad_input, policies }
 }
 

@@ -1,11 +1,15 @@
 //! A finding with its places in the text, ready to be shown in any form, and with the edits that would mend it.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use api::yaml::Span;
 
 use crate::finding::{Code, Entry, Level};
+
+/// Places of findings that are told once; the others are counted.
+const ALIKE_MAX: usize = 2;
 
 /// One finding with its places.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +26,8 @@ pub struct Diagnostic {
     pub notes: Vec<String>,
     /// What to do about it.
     pub fix: Option<Fix>,
+    /// Whether it is so only on ports that carry TCP, and nothing says what these carry.
+    pub(crate) unsure: bool,
 }
 
 /// A place with words.
@@ -64,7 +70,8 @@ pub struct Edit {
 impl Diagnostic {
     /// One without places yet.
     pub(crate) fn new(entry: Entry, message: impl Into<String>) -> Self {
-        Self { entry, level: entry.level, message: message.into(), labels: Vec::new(), notes: Vec::new(), fix: None }
+        let (labels, notes) = (Vec::new(), Vec::new());
+        Self { entry, level: entry.level, message: message.into(), labels, notes, fix: None, unsure: false }
     }
 
     /// One on an input that could not be read at all.
@@ -111,6 +118,33 @@ impl Diagnostic {
         let key = |one: &Self| (one.level, one.entry.worth, place(one), one.entry.number);
         key(self).cmp(&key(other)).then_with(|| self.message.cmp(&other.message))
     }
+}
+
+/// Of what is told of many rules alike, only because no Service says what their ports carry, the first one with the places of the
+/// next ones: told of each, it would hide what is known.
+pub(crate) fn folded(all: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let mut kept: Vec<Diagnostic> = Vec::with_capacity(all.len());
+    let mut more: BTreeMap<&str, usize> = BTreeMap::new();
+    for one in all {
+        let alike = kept.iter_mut().find(|other| one.unsure && other.unsure && one.entry == other.entry);
+        let Some(first) = alike else {
+            kept.push(one);
+            continue;
+        };
+        let count = more.entry(one.entry.number).or_default();
+        *count += 1;
+        if *count <= ALIKE_MAX {
+            first.labels.extend(one.labels.into_iter().next());
+        }
+    }
+    for one in kept.iter_mut().filter(|one| one.unsure) {
+        let Some(count) = more.get(one.entry.number) else { continue };
+        one.notes.truncate(1);
+        one.notes.push(format!("the same is so of {count} more rules of this set"));
+        let says = "give the Services of these workloads too: then each rule is judged by what its ports carry";
+        one.fix = Some(Fix { says: says.to_owned(), edits: Vec::new(), safe: false });
+    }
+    kept
 }
 
 /// A text after the safe fixes of these diagnostics; none if there is nothing to do. Of edits that overlap the first one is

@@ -5,6 +5,9 @@ use crate::bundle::{Fault, Place};
 use crate::finding::{Code, Level};
 use crate::mesh_config;
 
+/// What git puts where two sides disagree.
+const MERGE_MARKS: [&str; 3] = ["<<<<<<<", "=======", ">>>>>>>"];
+
 pub(super) fn problems(pass: &mut Pass<'_>) {
     for problem in pass.bundle.problems() {
         let (code, level) = match problem.fault {
@@ -17,7 +20,12 @@ pub(super) fn problems(pass: &mut Pass<'_>) {
             Fault::Version => (Code::VersionUnknown, Level::Error),
             Fault::DuplicateObject => (Code::DuplicateObject, Level::Warning),
         };
-        let (message, help) = split(&problem.message);
+        let text = pass.bundle.texts().get(problem.place.text).map_or("", |read| read.text.as_str());
+        let unmerged = unmerged(text, problem.place.span.line).filter(|_| problem.fault == Fault::Syntax);
+        let (message, help) = match &unmerged {
+            Some(message) => (message.as_str(), Some("choose one of the two sides, and take the marks out")),
+            None => split(&problem.message),
+        };
         let mut one = placed(Diagnostic::new(code.entry(), message).level(level), &problem.place, "");
         if let Some(other) = &problem.other {
             one = placed(one, other, "the first one");
@@ -27,6 +35,15 @@ pub(super) fn problems(pass: &mut Pass<'_>) {
             None => one,
         });
     }
+}
+
+/// Where a merge was left undone at or right above a line: the marks are no YAML, and what a parser says of them helps nobody.
+fn unmerged(text: &str, line: usize) -> Option<String> {
+    let mark = |line: &str| MERGE_MARKS.into_iter().find(|mark| line.starts_with(mark));
+    let mut near = text.lines().enumerate().skip(line.saturating_sub(2)).take(2);
+    near.find_map(|(index, line)| {
+        Some(format!("a merge was left undone: line {} begins with `{}`", index + 1, mark(line)?))
+    })
 }
 
 /// Messages say what is so and then what to do.

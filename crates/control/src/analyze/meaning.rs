@@ -113,6 +113,7 @@ impl OneRule<'_, '_> {
         for (.., other) in rest.iter().filter(|(.., other)| !repeated(other.code)) {
             told = told.note(other.message.clone());
         }
+        told.unsure = *level == Level::Note && ports.unknown();
         Some(told.level(*level))
     }
 
@@ -191,6 +192,9 @@ impl OneRule<'_, '_> {
             let edits: Option<Vec<Edit>> = fields.iter().map(|field| self.view.removed(&field.path)).collect();
             return match edits {
                 Some(edits) => told.fix("to allow TCP, take the field out", edits, false),
+                None if fields.iter().any(|field| field.field.attribute != Attribute::Http) => {
+                    told.help("write the rule with ports, namespaces, principals or `ipBlocks`, which ambient looks at")
+                }
                 None => {
                     told.help("to allow TCP, write a rule of its own for the ports that carry it, without HTTP fields")
                 }

@@ -33,8 +33,10 @@ fn half_of_an_and<'a>(pass: &mut Pass<'a>, view: &View<'a>, policy: &Authorizati
             format!("these are two rules, and either is enough: `{second}` does not narrow the rule before it")
         };
         let mut told = Diagnostic::new(Code::HalfOfAnd.entry(), message);
-        if policy.action != Action::Allow {
-            // Several reasons to deny are often written one below the other.
+        // Several reasons to deny are often written one below the other, and so is "with a token, or to a public path".
+        let token = one.from.iter().all(|source| only(source, |attribute| attribute == Attribute::Http));
+        let meant = policy.action != Action::Allow || (first == "from" && token) || is_set_off(view, next);
+        if meant {
             told = told.level(Level::Note);
         }
         told = view.at(told, &format!("spec.rules[{next}].{second}"), "the dash before this begins another rule");
@@ -49,6 +51,13 @@ fn half_of_an_and<'a>(pass: &mut Pass<'a>, view: &View<'a>, policy: &Authorizati
             None => told.help(says),
         });
     }
+}
+
+/// Whether a comment stands above a rule: then it was begun on purpose.
+fn is_set_off(view: &View<'_>, rule: usize) -> bool {
+    let Some(item) = view.node(&format!("spec.rules[{rule}]")) else { return false };
+    let before = view.written.get(..item.span.bytes.start).unwrap_or_default();
+    before.lines().rev().nth(1).is_some_and(|line| line.trim_start().starts_with('#'))
 }
 
 /// Whether a rule has sources, operations, conditions.
