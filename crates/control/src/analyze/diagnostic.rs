@@ -140,7 +140,8 @@ pub(crate) fn folded(all: Vec<Diagnostic>) -> Vec<Diagnostic> {
     for one in kept.iter_mut().filter(|one| one.unsure) {
         let Some(count) = more.get(one.entry.number) else { continue };
         one.notes.truncate(1);
-        one.notes.push(format!("the same is so of {count} more rules of this set"));
+        let rules = if *count == 1 { "rule" } else { "rules" };
+        one.notes.push(format!("the same is so of {count} more {rules} of this set"));
         let says = "give the Services of these workloads too: then each rule is judged by what its ports carry";
         one.fix = Some(Fix { says: says.to_owned(), edits: Vec::new(), safe: false });
     }
