@@ -1,24 +1,39 @@
 //! The kubectl on the PATH: does it speak to this API server?
 
-use std::process::Command;
+use std::process::Stdio;
+
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
 
 use crate::print;
 
 /// Minor versions of kubectl 1.x that the API server is tested with, oldest and newest.
 const TESTED: (u32, u32) = (20, 37);
 
-/// Says on standard error when the kubectl found is older or newer than what was tested. Never holds anything up.
-pub(crate) fn warn_if_unfit() {
-    std::thread::spawn(|| {
-        if let Some(warning) = found_minor().and_then(unfit) {
-            print::err(format_args!("{warning}"));
+/// Says on standard error when the kubectl found is older or newer than what was tested. Never holds anything up, and
+/// leaves no process when it is told to end.
+pub(crate) async fn warn_if_unfit(ending: CancellationToken) {
+    let mut command = Command::new("kubectl");
+    command.args(["version", "--client", "-o", "json"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let Ok(mut kubectl) = command.stderr(Stdio::null()).spawn() else { return };
+    let mut said = Vec::new();
+    let asked = async {
+        if let Some(mut output) = kubectl.stdout.take() {
+            // What is cut short is no answer, as none at all is.
+            drop(output.read_to_end(&mut said).await);
         }
-    });
+    };
+    ending.run_until_cancelled(asked).await;
+    // Whether it has ended by itself or not: it is gone afterwards.
+    drop(kubectl.kill().await);
+    if let Some(warning) = found_minor(&said).and_then(unfit) {
+        print::err(format_args!("{warning}"));
+    }
 }
 
-fn found_minor() -> Option<u32> {
-    let output = Command::new("kubectl").args(["version", "--client", "-o", "json"]).output().ok()?;
-    let version: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+fn found_minor(said: &[u8]) -> Option<u32> {
+    let version: serde_json::Value = serde_json::from_slice(said).ok()?;
     minor(version.pointer("/clientVersion/minor")?.as_str()?)
 }
 

@@ -33,6 +33,7 @@ mod verdicts;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use args::{Arguments, Verb};
@@ -92,6 +93,10 @@ fn dispatch(verb: Verb) -> Outcome {
 fn misuse(error: &clap::Error, called: &str) -> Outcome {
     if !error.use_stderr() {
         return print::out(format_args!("{}", error.render()));
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        print::err(format_args!("{}", error.render().to_string().trim_end()));
+        return Err(Failure::silent(Exit::Usage));
     }
     let text = error.render().to_string().replace("try '--help'", &format!("try '{called} --help'"));
     Err(Failure::says(Exit::Usage, text.trim_start_matches("error: ").trim_end()))

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio_util::sync::CancellationToken;
 
 use crate::args::UpArguments;
 use crate::daemon::{self, Lock};
@@ -48,8 +49,11 @@ pub(crate) fn run(arguments: &UpArguments) -> Outcome {
         } else {
             welcome(&place, &mesh);
         }
-        crate::kubectl::warn_if_unfit();
+        let ending = CancellationToken::new();
+        let kubectl = tokio::spawn(crate::kubectl::warn_if_unfit(ending.clone()));
         mesh.until_told_to_end().await?;
+        ending.cancel();
+        kubectl.await.context("asking kubectl for its version")?;
         mesh.stop().await?;
         // First what would be in the way of others: the files may have been removed by hand in the meantime.
         crate::down::remove_from_machine(&place)?;

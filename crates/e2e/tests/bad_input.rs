@@ -141,6 +141,9 @@ fn bad_arguments_are_usage_errors() {
     let mesh = Mesh::down();
     says(&mesh.tidegate(&["up", "--port", "x"]), 64, &["--port", "tidegate up --help"]);
     says(&mesh.tidegate(&["frobnicate"]), 64, &["frobnicate"]);
+    let help = mesh.tidegate(&[]);
+    says(&help, 64, &["Usage: tidegate", "conformance"]);
+    assert!(!told(&help).contains("error:"), "{}", told(&help));
     says(&mesh.tidegate(&["env", "-n", "Not A Name"]), 64, &["Not A Name"]);
 }
 
@@ -181,6 +184,14 @@ fn the_istioctl_link_knows_one_verb() {
             &[&format!("`istioctl {verb}` is not one of Tidegate's"), "kube-inject"],
         );
     }
+    let other = mesh.work_dir().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("istioctl"), "#!/bin/sh\necho the real one\n").unwrap();
+    fs::set_permissions(other.join("istioctl"), fs::Permissions::from_mode(0o755)).unwrap();
+    let shadowed = mesh
+        .bash(&all[1], "export PATH=\"$PWD/other:$PATH\"; istioctl; eval \"$(tidegate env)\"; istioctl 2>/dev/null");
+    says(&shadowed, 64, &["is shadowed in this shell", "other/istioctl"]);
+    assert_eq!(String::from_utf8_lossy(&shadowed.stdout), "the real one\n", "{}", told(&shadowed));
     says(&shell("istioctl"), 64, &["istioctl kube-inject -f FILE"]);
     let help = shell("istioctl --help && istioctl kube-inject --help");
     assert!(String::from_utf8_lossy(&help.stdout).contains("Usage: istioctl kube-inject"), "{}", told(&help));

@@ -243,3 +243,49 @@ fn a_pod_outside_the_mesh_has_an_address_and_a_name_and_nothing_else() {
     assert!(said.contains("Warning") && said.contains("not in the mesh"), "{said}");
     assert_eq!(world.tries("dave", &[&open]), ["yes"]);
 }
+
+#[test]
+fn a_pod_is_not_judged_by_its_own_address_and_is_judged_as_itself_through_a_vip() {
+    let world = World::new();
+    world.policy(
+        "foo/not-itself",
+        "{selector: {matchLabels: {app: server}}, action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/foo/sa/server]}}]}]}",
+    );
+    let own = format!("{} 9000", world.address("server"));
+    // By its longer name: the short one is the pod's own as well, in its `/etc/hosts`.
+    let places = ["127.0.0.1 9000", "::1 9000", own.as_str(), "server.foo 9000"];
+    assert_eq!(world.tries("server", &places), ["yes", "yes", "yes", "no"]);
+    assert_eq!(world.tries("alice", &["server 9000"]), ["yes"], "the VIP serves others");
+    world.forget("foo/not-itself");
+    assert_eq!(world.tries("server", &places), ["yes"; 4]);
+}
+
+/// A name and a user that Istio's own proxy has exempt nobody here: the verdict stands outside the pod.
+#[test]
+fn a_container_called_as_the_proxy_and_its_user_gain_no_exemption() {
+    let world = World::new();
+    let pod = |name: &str, container: &str, labels: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: plain, labels: {{{labels}}}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
+             securityContext: {{runAsUser: 1337, runAsGroup: 1337}}\n  containers: [{{name: {container}, image: curlimages/curl, command: [sleep, infinity]}}]\n"
+        )
+    };
+    world.apply(&pod("posing", "istio-proxy", "app: posing"));
+    world.apply(&pod("member", "app", "sidecar.istio.io/inject: 'true'"));
+    world.must("kubectl wait --for=condition=Ready pod/posing pod/member -n plain --timeout=20s >/dev/null");
+    let place = format!("{} 9000", world.address("server"));
+    let tries = |name: &str, container: &str| {
+        let exec = format!(
+            "kubectl exec {name} -c {container} -n plain -- sh -c 'id -u; echo x | nc -w 3 {place} 2>&1' || true"
+        );
+        world.must(&exec).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (name, container) in [("posing", "istio-proxy"), ("member", "app")] {
+        assert_eq!(tries(name, container), ["1337", "hello x"], "{name}");
+    }
+    world.policy("foo/closed", "{}");
+    for (name, container) in [("posing", "istio-proxy"), ("member", "app")] {
+        let said = tries(name, container);
+        assert!(said.len() == 2 && said[0] == "1337" && said[1].ends_with("Connection refused"), "{name}: {said:?}");
+    }
+}

@@ -41,6 +41,8 @@ kubectl apply -f <(istioctl kube-inject -f samples/sleep/sleep.yaml)",
 fn an_injected_pod_is_ready_as_istio_shows_it_and_its_proxy_tells_decisions() {
     let mesh = deployed();
     must(&mesh, "kubectl wait --for=condition=Ready pod --all --timeout=20s");
+    let (node, kernel) = (must(&mesh, "kubectl get nodes -o wide"), fs::read_to_string("/proc/sys/kernel/osrelease"));
+    assert!(node.contains(kernel.unwrap().trim()) && !node.contains("<unknown>"), "{node}");
     let table = must(&mesh, "kubectl get pods");
     assert_eq!(table.matches(" 2/2 ").count(), 2, "{table}");
     assert_eq!(table.matches(" Running ").count(), 2, "{table}");

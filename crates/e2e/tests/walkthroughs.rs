@@ -15,12 +15,22 @@ fn step(command: &str, output: Option<&str>) -> Step {
     Step { command: command.to_owned(), printed: false, output: output.map(str::to_owned) }
 }
 
-/// The steps with, around each refusal, a control connection before and after.
+/// What the destination of a refused connection listens on, as `ss` sees it in the network namespace of that pod.
+fn listening(refused: &Step) -> Step {
+    let words: Vec<&str> = refused.command.split(|c: char| c.is_whitespace() || c == '"' || c == '\'').collect();
+    let port = words.iter().position(|word| *word == "nc").and_then(|at| words.get(at + 2)).unwrap();
+    let ss =
+        format!("kubectl exec deploy/tcp-echo -c tcp-echo -n foo -- ss -Hltn 'sport = :{port}' | grep -c ':{port} '");
+    step(&ss, Some("1\n"))
+}
+
+/// The steps with, around each refusal, a control connection before and after, and a look at the port.
 fn with_controls(steps: &[Step]) -> Vec<Step> {
     let mut all = vec![step("tidegate samples . >/dev/null", None)];
     let mut ready = false;
     for one in steps {
         if one.is_refusal() {
+            all.push(listening(one));
             all.push(step(CONTROL_PROBE, Some("hello control\n")));
         }
         all.push(one.clone());

@@ -49,6 +49,8 @@ pub struct Context {
 pub struct Cluster {
     /// Address ranges of the node.
     pub ranges: Ranges,
+    /// Release of the kernel.
+    pub kernel: String,
     /// Certificate of the mesh's CA, for the config map `kube-root-ca.crt`.
     pub ca_pem: String,
 }

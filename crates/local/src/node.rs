@@ -164,7 +164,8 @@ impl Node {
 
     /// What controllers need to know of this node.
     pub fn cluster(&self, ca_pem: &str) -> Arc<Cluster> {
-        Arc::new(Cluster { ranges: self.ranges, ca_pem: ca_pem.to_owned() })
+        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+        Arc::new(Cluster { ranges: self.ranges, kernel, ca_pem: ca_pem.to_owned() })
     }
 
     /// The namespace, addresses and link of a pod; made if it has none yet. Blocks for a few milliseconds.

@@ -35,7 +35,7 @@ pub(super) fn reconcile(plan: &mut Plan<'_>) {
         "allocatable": { "pods": pods.as_str() },
         "conditions": conditions,
         "nodeInfo": {
-            "architecture": arch(), "operatingSystem": "linux", "osImage": "this machine", "kernelVersion": "",
+            "architecture": arch(), "operatingSystem": "linux", "osImage": "this machine", "kernelVersion": plan.cluster().kernel,
             "machineID": "", "systemUUID": "", "bootID": "", "kubeProxyVersion": "",
             "containerRuntimeVersion": concat!("tidegate://", env!("CARGO_PKG_VERSION")),
             "kubeletVersion": concat!("v", env!("CARGO_PKG_VERSION"), "-tidegate"),
