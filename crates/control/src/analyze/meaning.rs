@@ -157,10 +157,12 @@ impl OneRule<'_, '_> {
         let of_ports = written.iter().filter(|field| field.field.attribute == Attribute::Port && !field.negative);
         for field in of_ports {
             let says = match found.code {
-                Code::RuleVoid => "so these ports are not opened",
+                Code::RuleVoid | Code::RuleDead if self.policy.action == Action::Allow => {
+                    "so these ports are not opened"
+                }
                 Code::RuleDead => "so these ports are not closed",
-                _ if self.policy.action == Action::Deny => "so all of these ports is denied",
-                _ => "so all of these ports is matched",
+                _ if self.policy.action == Action::Deny => "so every connection to these ports is denied",
+                _ => "so every connection to these ports is matched",
             };
             told = self.view.at(told, &field.path, says);
         }
