@@ -171,7 +171,8 @@ fn compare(case: &Case, answer: &Answer) -> std::result::Result<String, Vec<Stri
     let as_expected = match &answer.verdict {
         Verdict::Allow => case.expect == Expect::Allow,
         Verdict::Deny => case.expect == Expect::Deny,
-        Verdict::Depends(_) => case.expect == Expect::Depends,
+        // Only of HTTP a case cannot say more than it says.
+        Verdict::Depends(_) => case.expect == Expect::Depends && answer.verdict.depends_on_http(),
     };
     if !as_expected {
         return Err(match &answer.verdict {
@@ -195,7 +196,10 @@ fn compare(case: &Case, answer: &Answer) -> std::result::Result<String, Vec<Stri
             let verdict = answer.verdict.word();
             Err(vec![format!("it is `{verdict}` as expected, but not because of {wanted}: {because}")])
         }
-        _ => Ok(because),
+        _ => Ok(match &answer.verdict {
+            Verdict::Depends(on) => format!("it depends on {}", listed(on)),
+            Verdict::Allow | Verdict::Deny => because,
+        }),
     }
 }
 
