@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use clap::{Args, Subcommand, ValueEnum};
-use control::suite::{self, Item, Judgement, Suite};
+use control::suite::{self, Ask, Case, Item, Judgement, Suite, Who};
 use policy::Profile;
 use policy::ask::Asker;
 
@@ -90,10 +90,13 @@ struct Done<'a> {
     item: &'a Item,
     profile: Profile,
     judgement: Judgement,
+    /// The command that shows how it was decided.
+    trace: Option<String>,
 }
 
 /// A set of manifests, and the mesh that it makes in each profile that was asked for.
 struct World {
+    files: Vec<String>,
     sources: Sources,
     is_whole: bool,
     askers: std::cell::RefCell<BTreeMap<Option<Profile>, Rc<Asker>>>,
@@ -155,9 +158,37 @@ fn judge<'a>(arguments: &RunArguments, found: &'a Found, world: &World, done: &m
             let objects = world.sources.bundle.objects();
             let judgement = suite::judge(item, suite::World { asker: &asker, objects, namespace });
             let profile = asker.mesh().settings.profile;
-            done.push(Done { file: &found.file, suite: &found.suite, item, profile, judgement });
+            let trace = match &item.ask {
+                Ask::Case(case) => Some(trace(case, profile, namespace, &world.files)),
+                Ask::Assertion(_) => None,
+            };
+            done.push(Done { file: &found.file, suite: &found.suite, item, profile, judgement, trace });
         }
     }
+}
+
+/// How `explain` is asked about the connection of a case.
+fn trace(case: &Case, profile: Profile, namespace: &str, files: &[String]) -> String {
+    let from = match &case.from.who {
+        Who::Workload(name) => name.clone(),
+        Who::Identity(id) => id.uri().to_owned(),
+        Who::Nobody => case.from.address.map_or_else(|| "outside".to_owned(), |address| address.to_string()),
+    };
+    let address = case.from.address.filter(|_| case.from.who != Who::Nobody);
+    let mut words = vec!["tidegate explain --from".to_owned(), plain(&from)];
+    words.extend(address.map(|address| format!("--from-address {address}")));
+    words.push(format!("--to {} --port {}", plain(&case.to), case.port));
+    words.extend(case.address.map(|address| format!("--to-address {address}")));
+    words.extend(case.server_name.as_deref().map(|name| format!("--sni {}", plain(name))));
+    words.push(format!("-n {} --profile {}", plain(namespace), profile.word()));
+    words.extend(files.iter().map(|file| plain(file)));
+    words.join(" ")
+}
+
+/// A word as a shell takes it.
+fn plain(word: &str) -> String {
+    let harmless = |letter: char| letter.is_ascii_alphanumeric() || "./:-_@%+=,".contains(letter);
+    if !word.is_empty() && word.chars().all(harmless) { word.to_owned() } else { crate::context::quoted(word) }
 }
 
 impl World {
@@ -234,7 +265,7 @@ fn world(arguments: &RunArguments, (files, namespace, mesh_config): Key) -> Opti
     match sources::read_files(&files, &how) {
         Ok(sources) => {
             let is_whole = verdicts::must_be_whole(&sources).is_ok();
-            Some(Rc::new(World { sources, is_whole, askers: std::cell::RefCell::default() }))
+            Some(Rc::new(World { files, sources, is_whole, askers: std::cell::RefCell::default() }))
         }
         Err(failure) => {
             let _told = failure.tell();

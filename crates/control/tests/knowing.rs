@@ -2,6 +2,7 @@
 //! proof that a single connection contradicts would be worse than none.
 #![cfg(test)]
 
+use std::fmt::Write;
 use std::net::IpAddr;
 
 use control::bundle::{self, Text};
@@ -99,7 +100,8 @@ fn pool() -> impl Strategy<Value = Vec<String>> {
 fn read(policies: &[String], ambient: bool) -> bundle::Bundle {
     let mut text = APPS.to_owned();
     for (index, policy) in policies.iter().enumerate() {
-        text.push_str(&format!("---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p{index}, namespace: {policy}}}\n"));
+        let head = "---\n{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy";
+        writeln!(text, "{head}, metadata: {{name: p{index}, namespace: {policy}}}").unwrap();
     }
     if ambient {
         text.push_str("---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: 'tidegate: {profile: ambient}'}}\n");
@@ -208,6 +210,7 @@ proptest! {
 }
 
 type Meant = fn(&Connection) -> bool;
+type Has = fn(u16) -> bool;
 
 fn namespace(connection: &Connection) -> Option<&str> {
     connection.peer.id().map(SpiffeId::namespace)
@@ -232,7 +235,7 @@ const WHO: [(&str, Meant); 7] = [
 ];
 
 /// Ports of an assertion, and the same by hand.
-const PORT_LISTS: [(&str, fn(u16) -> bool); 5] = [
+const PORT_LISTS: [(&str, Has); 5] = [
     ("", |_| true),
     (", ports: [80]", |port| port == 80),
     (", ports: [80-81, 443]", |port| [80, 81, 443].contains(&port)),

@@ -45,6 +45,9 @@ pub(super) fn table(done: &[Done<'_>], coverage: Option<&Coverage>, verbose: boo
         for line in &one.judgement.said {
             let _infallible = writeln!(text, "  {line}");
         }
+        if let Some(trace) = &one.trace {
+            let _infallible = writeln!(text, "  trace: {trace}");
+        }
     }
     if verbose {
         for one in shown(Result::Passed) {
