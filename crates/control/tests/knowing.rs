@@ -87,7 +87,7 @@ fn one_policy() -> impl Strategy<Value = String> {
     let action = select(&["ALLOW", "ALLOW", "DENY"]);
     (namespace, selector, action, proptest::collection::vec(rule(), 1..3)).prop_map(
         |(namespace, selector, action, rules)| {
-            format!("{namespace}, spec: {{{selector}action: {action}, rules: [{}]}}", rules.join(", "))
+            format!("{namespace}}}, spec: {{{selector}action: {action}, rules: [{}]}}", rules.join(", "))
         },
     )
 }
@@ -132,7 +132,7 @@ fn compared(before: &Mesh, after: &Mesh) -> Report {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_set_is_equivalent_to_itself(policies in pool(), ambient in any::<bool>()) {
