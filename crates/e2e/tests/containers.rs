@@ -206,10 +206,11 @@ spec:
 fn configuration_reaches_files_and_variables() {
     let mesh = with(CONFIGURED);
     let run = |script: &str| must(&mesh, &format!("kubectl exec -i configured -- sh <<'EOF'\n{script}\nEOF"));
-    let address = must(&mesh, "kubectl get pod configured -o jsonpath={.status.podIP}");
     let variables = run(
         "printf '%s\\n' \"$CM_a\" $CM_b $PLAIN $NODE $NAME $SPACE $ADDRESS $APP $FROM_CM $FROM_SECRET \"${ABSENT-unset}\" $BOTH",
     );
+    // A command waits until its container runs; by then the address is known.
+    let address = must(&mesh, "kubectl get pod configured -o jsonpath={.status.podIP}");
     let wanted = format!(
         "text of a\n\nbee\nx\ntidegate\nconfigured\nfoo\n{address}\nweb\nbee\ns3cret\nunset\nx-bee-configured\n"
     );
