@@ -4,6 +4,7 @@
 //! with exit code 65 then, whatever else it found.
 
 mod git;
+mod kubeconfig;
 mod live;
 
 use std::fs::{self, File};

@@ -5,13 +5,13 @@ use control::bundle::Text;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-use super::ReadArguments;
-use crate::client;
+use super::{ReadArguments, kubeconfig};
+use crate::client::{self, Server};
 use crate::exit::{Exit, ExitWith, Failure};
 use crate::settings::Place;
 
 /// What an answer can depend on: path of the list, and the name it is shown under.
-const LISTS: [(&str, &str); 9] = [
+const LISTS: [(&str, &str); 13] = [
     ("/api/v1/namespaces", "namespaces"),
     ("/api/v1/namespaces/istio-system/configmaps", "configmaps"),
     ("/api/v1/serviceaccounts", "serviceaccounts"),
@@ -19,33 +19,46 @@ const LISTS: [(&str, &str); 9] = [
     ("/api/v1/pods", "pods"),
     ("/apis/apps/v1/replicasets", "replicasets"),
     ("/apis/apps/v1/deployments", "deployments"),
+    ("/apis/apps/v1/statefulsets", "statefulsets"),
+    ("/apis/apps/v1/daemonsets", "daemonsets"),
+    ("/apis/batch/v1/jobs", "jobs"),
+    ("/apis/batch/v1/cronjobs", "cronjobs"),
     ("/apis/security.istio.io/v1/authorizationpolicies", "authorizationpolicies"),
     ("/apis/security.istio.io/v1/peerauthentications", "peerauthentications"),
 ];
 /// Bytes of YAML after which a new text is begun, well below the longest that is read.
 const TEXT_BYTES: usize = 4 * 1024 * 1024;
 
+/// Every object that counts, from the mesh of this machine or from the cluster of a kubeconfig.
 pub(super) fn texts(how: &ReadArguments) -> Result<Vec<Text>, Failure> {
-    if how.kubeconfig.is_some() {
-        return Err(Failure::says(
-            Exit::Usage,
-            "--kubeconfig is not built yet; pipe: kubectl get .. -o yaml | tidegate .. -",
-        ));
-    }
-    let place = Place::resolve(&how.place)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let server = match &how.kubeconfig {
+        Some(path) => kubeconfig::server(path, how.context.as_deref()).exit_with(Exit::BadInput)?,
+        None => client::server(&Place::resolve(&how.place)?).exit_with(Exit::Unreachable)?,
+    };
     runtime.block_on(async {
         let mut texts = Vec::new();
         for (path, name) in LISTS {
-            let response = client::get(&place, path).await.exit_with(Exit::Unreachable)?;
-            let body = response.into_body().collect().await.with_context(|| format!("reading `{path}`"));
-            let list: Value = serde_json::from_slice(&body.exit_with(Exit::Unreachable)?.to_bytes())
-                .with_context(|| format!("reading `{path}`"))
-                .exit_with(Exit::Failure)?;
-            add(&list, name, &mut texts);
+            if let Some(list) = list(&server, path).await? {
+                add(&list, name, &mut texts);
+            }
         }
         Ok(texts)
     })
+}
+
+/// One list; none where the server does not have the kind.
+async fn list(server: &Server, path: &str) -> Result<Option<Value>, Failure> {
+    let response = client::ask(server, path).await.exit_with(Exit::Unreachable)?;
+    if response.status() == http::StatusCode::NOT_FOUND {
+        return Ok(None);
+    }
+    if !response.status().is_success() {
+        return Err(Failure::new(Exit::Unreachable, client::refusal(response, path).await));
+    }
+    let body = response.into_body().collect().await.with_context(|| format!("reading `{path}`"));
+    let list = serde_json::from_slice(&body.exit_with(Exit::Unreachable)?.to_bytes());
+    list.with_context(|| format!("reading `{path}`")).exit_with(Exit::Failure).map(Some)
 }
 
 /// The items of a list, a document each.
