@@ -242,3 +242,35 @@ const PORT_LISTS: [(&str, Has); 5] = [
     (", notPorts: [80, 400-65535]", |port| port != 80 && port < 400),
     (", ports: [1-1000], notPorts: [79-81]", |port| (1..=1000).contains(&port) && !(79..=81).contains(&port)),
 ];
+
+/// A search tells only some of the regions that refute; those that are asked about must be among them.
+#[test]
+fn a_refutation_on_one_port_is_found_among_many_on_others() {
+    let rules: Vec<String> = (0..300)
+        .map(|port| {
+            let from = format!("from: [{{source: {{principals: [cluster.local/ns/foo/sa/s{port}]}}}}]");
+            format!("{{{from}, to: [{{operation: {{ports: ['{}']}}}}]}}", 1000 + port * 2)
+        })
+        .collect();
+    let bundle = read(
+        &[format!("foo}}, spec: {{selector: {{matchLabels: {{app: a}}}}, rules: [{}]}}", rules.join(", "))],
+        false,
+    );
+    let asker = Asker::new(bundle.mesh(None, None));
+    for (ports, result) in [
+        ("[1598]", Result::Failed),
+        ("[1000]", Result::Failed),
+        ("[1599]", Result::Passed),
+        ("[1598-1599]", Result::Failed),
+        ("[1599-65535]", Result::Passed),
+        ("[0-999]", Result::Passed),
+    ] {
+        let text = format!(
+            "{{apiVersion: tidegate.io/v1alpha1, kind: PolicyAssertion, metadata: {{name: t}}, \
+              spec: {{assertions: [{{expect: deny, to: [a], ports: {ports}}}]}}}}"
+        );
+        let item = &suite::read(&text).suites[0].items[0];
+        let judged = suite::judge(item, World { asker: &asker, objects: bundle.objects(), namespace: "foo" });
+        assert_eq!(judged.result, result, "{ports}: {judged:?}");
+    }
+}

@@ -42,11 +42,16 @@ struct Found {
 
 /// Proves or refutes.
 pub(super) fn assertion(assertion: &Assertion, world: World<'_>) -> Answer<Judgement> {
-    let rule = Rule { from: from(assertion, world)?, to: Vec::new(), when: Vec::new() };
+    let from = from(assertion, world)?;
     let asker = world.asker;
     let settings = &asker.mesh().settings;
-    let among = Among::new(&rule, world.namespace, settings)
-        .map_err(|field| format!("`{field}` means nothing in the {} profile", settings.profile.word()))?;
+    let among = |ports: &[RangeInclusive<u16>]| {
+        let rule = Rule { from: from.clone(), to: on(ports), when: Vec::new() };
+        Among::new(&rule, world.namespace, settings)
+            .map_err(|field| format!("`{field}` means nothing in the {} profile", settings.profile.word()))
+    };
+    let ports = asked_ports(assertion);
+    let of_tcp = among(&ports)?;
     let (mesh, places) = places(assertion, world)?;
     // Workloads that there might be stand beside those that there are.
     let extended = mesh.as_ref().map(|mesh| policy::compile(mesh, 1, None));
@@ -54,18 +59,49 @@ pub(super) fn assertion(assertion: &Assertion, world: World<'_>) -> Answer<Judge
     let worst = http::worst(mesh.as_ref().unwrap_or_else(|| asker.mesh()), assertion.expect);
     let worst = worst.map(|mesh| policy::compile(&mesh, 1, None));
     let mut found = Found::default();
-    for place in &places {
-        let wanted = if assertion.expect == Expect::Allow { Wanted::Denied } else { Wanted::Permitted };
-        let question = Asked { assertion, place, wanted, among: &among };
-        question.of_tcp(snapshot, &mut found);
+    let wanted = if assertion.expect == Expect::Allow { Wanted::Denied } else { Wanted::Permitted };
+    for place in places.iter().filter(|_| !ports.is_empty()) {
+        found.of_tcp(place, snapshot, wanted, &of_tcp);
         if let Some(worst) = &worst {
-            question.of_http(worst, &mut found);
+            let ports = without(&ports, &place.tcp_ports);
+            if !ports.is_empty() {
+                found.of_http(place, worst, wanted, &among(&ports)?);
+            }
         }
     }
     Ok(found.judgement(places.len()))
 }
 
 impl Found {
+    fn of_tcp(&mut self, place: &Place, snapshot: &Snapshot, wanted: Wanted, among: &Among) {
+        match space::search(snapshot, &place.id, wanted, among) {
+            Proof::Proved { cells } => {
+                self.cells += cells;
+                self.looked_at += 1;
+            }
+            Proof::Vacuous => {}
+            Proof::Inconclusive(bound) => self.unknown.push(format!("{}: {bound}", place.words)),
+            Proof::Refuted(regions) => {
+                self.looked_at += 1;
+                self.refuted.extend(regions.iter().map(|region| witness(place, snapshot, region)));
+            }
+        }
+    }
+
+    /// On ports that may carry HTTP, with whatever the requests are.
+    fn of_http(&mut self, place: &Place, worst: &Snapshot, wanted: Wanted, among: &Among) {
+        match space::search(worst, &place.id, wanted, among) {
+            Proof::Proved { .. } | Proof::Vacuous => {}
+            Proof::Inconclusive(bound) => self.unknown.push(format!("{}: {bound}", place.words)),
+            Proof::Refuted(regions) => self.unknown.extend(regions.iter().map(|region| {
+                let words = region_in_words(region, &place.words, &region.ports);
+                format!(
+                    "{words}: depends on HTTP, which the port may carry; a Service that names it `tcp-..` settles it"
+                )
+            })),
+        }
+    }
+
     fn judgement(mut self, places: usize) -> Judgement {
         let more = |told: &mut Vec<String>| {
             let left = told.len().saturating_sub(REGIONS_TOLD_MAX);
@@ -89,65 +125,30 @@ impl Found {
     }
 }
 
-struct Asked<'a> {
-    assertion: &'a Assertion,
-    place: &'a Place,
-    wanted: Wanted,
-    among: &'a Among,
+/// The region in words, and a connection of it, decided again.
+fn witness(place: &Place, snapshot: &Snapshot, region: &Region) -> String {
+    let outcome = snapshot.explain(&place.id, &region.witness).outcome();
+    let verdict = if outcome.permitted { "allowed" } else { "denied" };
+    let words = region_in_words(region, &place.words, &region.ports);
+    let shown = connection_in_words(&region.witness);
+    format!("{words}: {verdict}; for instance {shown}: {}", outcome.because())
 }
 
-impl Asked<'_> {
-    fn of_tcp(&self, snapshot: &Snapshot, found: &mut Found) {
-        match space::search(snapshot, &self.place.id, self.wanted, self.among) {
-            Proof::Proved { cells } => {
-                found.cells += cells;
-                found.looked_at += 1;
-            }
-            Proof::Vacuous => {}
-            Proof::Inconclusive(bound) => found.unknown.push(format!("{}: {bound}", self.place.words)),
-            Proof::Refuted(regions) => {
-                found.looked_at += 1;
-                found.cells += regions.len();
-                for region in regions {
-                    let ports = within(&region.ports, &asked_ports(self.assertion));
-                    if let Some(first) = ports.first() {
-                        found.refuted.extend(self.witness(snapshot, &region, *first.start(), &ports));
-                    }
-                }
-            }
-        }
+/// The operation of a policy rule on these ports; none for every port. The port by port list is the shorter one of those that are
+/// meant and those that are not: a search is told of each.
+fn on(ports: &[RangeInclusive<u16>]) -> Vec<Entry> {
+    let others = ports.iter().fold(vec![0..=u16::MAX], |left, range| cut(&left, range));
+    let count = |ranges: &[RangeInclusive<u16>]| ranges.iter().map(|range| range.clone().count()).sum::<usize>();
+    let values = |ranges: &[RangeInclusive<u16>]| {
+        let each = ranges.iter().cloned().flatten();
+        Values::new(each.map(|port| Value::Port(port, Arc::from(port.to_string()))).collect())
+    };
+    let (wanted, unwanted) =
+        if count(ports) <= count(&others) { (values(ports), None) } else { (None, values(&others)) };
+    if wanted.is_none() && unwanted.is_none() {
+        return Vec::new();
     }
-
-    /// On ports that may carry HTTP, with whatever the requests are.
-    fn of_http(&self, worst: &Snapshot, found: &mut Found) {
-        match space::search(worst, &self.place.id, self.wanted, self.among) {
-            Proof::Proved { .. } | Proof::Vacuous => {}
-            Proof::Inconclusive(bound) => found.unknown.push(format!("{}: {bound}", self.place.words)),
-            Proof::Refuted(regions) => {
-                for region in regions {
-                    let ports = within(&region.ports, &asked_ports(self.assertion));
-                    let ports = without(&ports, &self.place.tcp_ports);
-                    if !ports.is_empty() {
-                        let words = region_in_words(&region, &self.place.words, &ports);
-                        found.unknown.push(format!(
-                            "{words}: depends on HTTP, which the port may carry; a Service that names it `tcp-..` settles it"
-                        ));
-                    }
-                }
-            }
-        }
-    }
-
-    /// The region in words, and a connection of it, decided again.
-    fn witness(&self, snapshot: &Snapshot, region: &Region, port: u16, ports: &[RangeInclusive<u16>]) -> Vec<String> {
-        let mut connection = region.witness.clone();
-        connection.port = port;
-        let outcome = snapshot.explain(&self.place.id, &connection).outcome();
-        let verdict = if outcome.permitted { "allowed" } else { "denied" };
-        let words = region_in_words(region, &self.place.words, ports);
-        let shown = connection_in_words(&connection);
-        vec![format!("{words}: {verdict}; for instance {shown}: {}", outcome.because())]
-    }
+    vec![Entry { matches: vec![Match { attribute: Attribute::Port, written: Arc::from("ports"), wanted, unwanted }] }]
 }
 
 /// The clients as the sources of a policy rule: one of `from`, and none of `notFrom`.
@@ -303,13 +304,6 @@ fn merged(ranges: &[RangeInclusive<u16>]) -> Vec<RangeInclusive<u16>> {
         }
     }
     merged
-}
-
-/// What two lists of ranges have in common.
-fn within(ranges: &[RangeInclusive<u16>], others: &[RangeInclusive<u16>]) -> Vec<RangeInclusive<u16>> {
-    let both = ranges.iter().flat_map(|range| others.iter().map(move |other| (range, other)));
-    let common = both.map(|(range, other)| *range.start().max(other.start())..=*range.end().min(other.end()));
-    merged(&common.filter(|range| !range.is_empty()).collect::<Vec<_>>())
 }
 
 fn without(ranges: &[RangeInclusive<u16>], ports: &BTreeSet<u16>) -> Vec<RangeInclusive<u16>> {
