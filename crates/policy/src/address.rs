@@ -116,6 +116,8 @@ mod tests {
     fn blocks() {
         let contains = |block: &str, address: &str| Block::parse(block).unwrap().contains(address.parse().unwrap());
         assert!(contains("10.0.0.7/8", "10.255.0.1"));
+        assert!(contains("10.0.0.7/8", "10.0.0.0"), "host bits say nothing");
+        assert!(contains("2001:db8::7/32", "2001:db8::"));
         assert!(!contains("10.0.0.7/8", "11.0.0.1"));
         assert!(contains("0.0.0.0/0", "255.255.255.255"));
         assert!(!contains("0.0.0.0/0", "::1"));

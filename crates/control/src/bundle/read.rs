@@ -69,11 +69,11 @@ fn decoded(bytes: Vec<u8>) -> Result<String, NoText> {
     })
 }
 
-/// The place after these bytes.
+/// The place after these bytes, in the text that has marks where bytes are no UTF-8: that text is shown, and it is longer.
 fn span_at(before: &[u8]) -> Span {
-    let line = before.split(|byte| *byte == b'\n').count();
-    let last = before.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-    let column = String::from_utf8_lossy(last).chars().count() + 1;
+    let before = String::from_utf8_lossy(before);
+    let line = before.split('\n').count();
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     Span { bytes: before.len()..before.len(), line, column }
 }
 
