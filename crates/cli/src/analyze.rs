@@ -110,7 +110,7 @@ fn look(arguments: &AnalyzeArguments, allowed: &BTreeSet<&'static str>, sources:
 
 fn show(arguments: &AnalyzeArguments, sources: &Sources, report: &Report) -> Outcome {
     let texts: Vec<Shown<'_>> =
-        sources.bundle.texts().iter().map(|read| Shown { name: &read.name, text: &read.text }).collect();
+        sources.bundle.texts().iter().map(|read| Shown { name: plain(&read.name), text: &read.text }).collect();
     let found = report.diagnostics.as_slice();
     match arguments.output {
         Output::Text => print::out(format_args!("{}", render::text(found, &texts, colour(arguments.color))))?,
@@ -127,6 +127,11 @@ fn show(arguments: &AnalyzeArguments, sources: &Sources, report: &Report) -> Out
         print::err(format_args!("{} can be mended by `--fix`", counted(safe, "finding", "findings")));
     }
     Ok(())
+}
+
+/// A name without `./`, as code hosts know their files.
+fn plain(name: &str) -> &str {
+    name.strip_prefix("./").unwrap_or(name)
 }
 
 fn counted(count: usize, one: &str, many: &str) -> String {

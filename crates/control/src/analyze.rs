@@ -17,6 +17,7 @@ mod traps;
 mod trials;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::yaml::{Document, Node, Span};
@@ -174,6 +175,8 @@ struct Pass<'a> {
     admitted: Mesh,
     /// What is enforced of it.
     snapshot: Snapshot,
+    /// Addresses of nodes and pods that the set knows, and whose they are.
+    cluster: Vec<(IpAddr, String)>,
     found: Vec<Diagnostic>,
 }
 
@@ -188,7 +191,8 @@ impl<'a> Pass<'a> {
         admitted.peer_authentications.retain(|one| !refused(PEER_AUTHENTICATIONS, &one.id));
         let snapshot = policy::compile(&admitted, 1, None);
         let (mesh, whole) = (&translated.mesh, options.whole);
-        Self { bundle, translated, mesh, whole, admitted, snapshot, found: Vec::new() }
+        let cluster = clients::cluster(bundle, mesh);
+        Self { bundle, translated, mesh, whole, admitted, snapshot, cluster, found: Vec::new() }
     }
 
     fn ambient(&self) -> bool {

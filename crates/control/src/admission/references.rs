@@ -115,22 +115,23 @@ struct Selected<'a> {
 
 impl<'a> Selected<'a> {
     fn of(namespace: &'a str, selector: Option<&Labels>, world: &World<'a>) -> Self {
-        let (mesh, objects) = (world.mesh, world.objects);
-        let whole_mesh = namespace == mesh.settings.root_namespace;
-        let in_scope = |object: &Object| whole_mesh || object.namespace() == Some(namespace);
-        let pods = objects
-            .list("", "pods")
-            .map(AsRef::as_ref)
-            .filter(|pod| in_scope(pod) && !matches!(pod.str_at("/status/phase"), "Failed" | "Succeeded"))
-            .filter(|pod| selector.is_none_or(|selector| has_labels(pod.at("/metadata/labels"), selector)))
+        let whole_mesh = namespace == world.mesh.settings.root_namespace;
+        let reached = |group: &'static str, plural: &'static str| {
+            // A policy is looked up for each of thousands: only its own namespace is gone through where that is all it reaches.
+            let everywhere = whole_mesh.then(|| world.objects.list(group, plural));
+            let here = (!whole_mesh).then(|| world.objects.in_namespace(group, plural, namespace));
+            everywhere.into_iter().flatten().chain(here.into_iter().flatten()).map(AsRef::as_ref)
+        };
+        let selects =
+            |object: &Object, labels: &str| selector.is_none_or(|selector| has_labels(object.at(labels), selector));
+        let pods: Vec<&Object> = reached("", "pods")
+            .filter(|pod| selects(pod, "/metadata/labels"))
+            .filter(|pod| !matches!(pod.str_at("/status/phase"), "Failed" | "Succeeded"))
             .collect();
         let templates = TEMPLATES
             .iter()
-            .flat_map(|plural| objects.list("apps", plural))
-            .filter(|object| in_scope(object))
-            .filter(|object| {
-                selector.is_none_or(|selector| has_labels(object.at("/spec/template/metadata/labels"), selector))
-            })
+            .flat_map(|plural| reached("apps", plural))
+            .filter(|object| selects(object, "/spec/template/metadata/labels"))
             .count();
         Self { namespace, whole_mesh, pods, templates }
     }

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use policy::spec::{Action, Attribute, AuthorizationPolicy, Mode, Value};
-use policy::{Workload, WorkloadState};
+use policy::{Mesh, Workload, WorkloadState};
 use serde_json::Value as Json;
 
 use super::{Diagnostic, Pass, View};
+use crate::bundle::Bundle;
 use crate::finding::{Code, Level};
 use crate::translate::PEER_AUTHENTICATIONS;
 use crate::written::{self, Written};
@@ -138,7 +139,7 @@ pub(super) fn blocks<'a>(pass: &mut Pass<'a>, view: &View<'a>, policy: &Authoriz
         for (index, value) in field.values.iter().enumerate() {
             let Value::Block(block, text) = value else { continue };
             let path = format!("{}[{index}]", field.path);
-            let covered = cluster(pass).into_iter().find(|(address, _)| block.contains(*address));
+            let covered = pass.cluster.iter().find(|(address, _)| block.contains(*address));
             let told = if text.ends_with("/0") {
                 let message = format!("`{text}` is every address of its family, the pods of the cluster included");
                 Diagnostic::new(Code::BlockCoversCluster.entry(), message).level(Level::Note)
@@ -156,9 +157,9 @@ pub(super) fn blocks<'a>(pass: &mut Pass<'a>, view: &View<'a>, policy: &Authoriz
 }
 
 /// Addresses of nodes and pods that the set knows.
-fn cluster(pass: &Pass<'_>) -> Vec<(IpAddr, String)> {
+pub(super) fn cluster(bundle: &Bundle, mesh: &Mesh) -> Vec<(IpAddr, String)> {
     let mut all = Vec::new();
-    let documents = pass.bundle.texts().iter().flat_map(|read| &read.documents).map(|document| &document.value);
+    let documents = bundle.texts().iter().flat_map(|read| &read.documents).map(|document| &document.value);
     let objects = documents.flat_map(|value| {
         let items = value.get("items").and_then(Json::as_array).into_iter().flatten();
         std::iter::once(value).chain(items)
@@ -175,7 +176,7 @@ fn cluster(pass: &Pass<'_>) -> Vec<(IpAddr, String)> {
             ranges.chain(range).filter_map(|range| range.split('/').next()?.parse().ok()).collect();
         all.extend(first.into_iter().map(|address| (address, format!("the pods of node `{name}`"))));
     }
-    for workload in &pass.mesh.workloads {
+    for workload in &mesh.workloads {
         all.extend(workload.addresses.iter().map(|address| (*address, format!("pod `{}`", workload.id))));
     }
     all
