@@ -185,14 +185,24 @@ fn relation(relation: Relation) -> String {
 
 /// What a reader must know beside the regions.
 fn notes(report: &Report) -> Vec<String> {
-    if report.http.is_empty() {
-        return Vec::new();
+    let mut notes = Vec::new();
+    if !report.http.is_empty() {
+        let names: Vec<String> = report.http.iter().map(ToString::to_string).collect();
+        notes.push(format!(
+            "HTTP attributes changed in {}: compared is what counts on TCP; on ports that carry HTTP more may differ",
+            names.join(", ")
+        ));
     }
-    let names: Vec<String> = report.http.iter().map(ToString::to_string).collect();
-    vec![format!(
-        "HTTP attributes changed in {}: compared is what counts on TCP; on ports that carry HTTP more may differ",
-        names.join(", ")
-    )]
+    for (side, workloads) in [("first", &report.only_before), ("second", &report.only_after)] {
+        if !workloads.is_empty() {
+            let names: Vec<String> = workloads.iter().map(ToString::to_string).collect();
+            notes.push(format!("only in the {side} set, and judged by the policies of both: {}", names.join(", ")));
+        }
+    }
+    for changed in report.destinations.iter().filter(|changed| changed.more) {
+        notes.push(format!("{}: it differs in more regions than are told", changed.destination));
+    }
+    notes
 }
 
 /// The connection that shows it: `cluster.local/ns/foo/sa/sleep at 10.0.0.1 to 10.0.0.2:9000`.

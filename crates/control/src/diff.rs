@@ -21,6 +21,10 @@ pub struct Report {
     pub relation: Relation,
     /// Every difference, by destination.
     pub destinations: Vec<Changed>,
+    /// Workloads of the first set only; they are judged by the policies of both.
+    pub only_before: Vec<WorkloadId>,
+    /// Workloads of the second set only.
+    pub only_after: Vec<WorkloadId>,
     /// Policies with HTTP attributes that are not the same on both sides. On TCP they are compared as they count there; what
     /// they change for HTTP requests is not known here.
     pub http: Vec<Arc<PolicyId>>,
@@ -37,6 +41,8 @@ pub struct Changed {
     pub relation: Relation,
     /// What is denied before and permitted after, then what is permitted before and denied after.
     pub regions: Vec<Change>,
+    /// There are more regions than these.
+    pub more: bool,
 }
 
 /// One region of difference.
@@ -68,6 +74,8 @@ pub fn report(before: &Mesh, after: &Mesh) -> Report {
         profile: after.settings.profile,
         relation: difference.relation,
         destinations: Vec::new(),
+        only_before: difference.only_before,
+        only_after: difference.only_after,
         http: changed_http(before, after),
         wrong: Vec::new(),
     };
@@ -92,6 +100,7 @@ pub fn report(before: &Mesh, after: &Mesh) -> Report {
             destination: destination.to_string(),
             relation: comparison.relation,
             regions,
+            more: comparison.more,
         });
     }
     report

@@ -18,10 +18,12 @@ pub(super) fn of(arguments: &DiffArguments, reports: &[Report]) -> Value {
 
 fn report(report: &Report) -> Value {
     let http: Vec<String> = report.http.iter().map(ToString::to_string).collect();
+    let named = |ids: &[policy::WorkloadId]| -> Vec<String> { ids.iter().map(ToString::to_string).collect() };
     let destinations: Vec<Value> = report.destinations.iter().map(destination).collect();
     let (relation, bound) = relation(report.relation);
     json!({"profile": report.profile.word(), "relation": relation, "bound": bound, "differs": report.differs(),
-           "httpChangedIn": http, "destinations": destinations})
+           "httpChangedIn": http, "onlyBefore": named(&report.only_before), "onlyAfter": named(&report.only_after),
+           "destinations": destinations})
 }
 
 fn destination(changed: &Changed) -> Value {
@@ -29,7 +31,8 @@ fn destination(changed: &Changed) -> Value {
         changed.regions.iter().filter(|change| change.opens == opens).map(region).collect()
     };
     let (relation, bound) = relation(changed.relation);
-    json!({"destination": changed.destination, "relation": relation, "bound": bound, "opened": side(true), "closed": side(false)})
+    json!({"destination": changed.destination, "relation": relation, "bound": bound, "opened": side(true),
+           "closed": side(false), "more": changed.more})
 }
 
 /// The stable word, and the bound that was met.
