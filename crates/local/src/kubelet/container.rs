@@ -303,9 +303,11 @@ async fn watch_over(
         }
     };
     let liveness = async {
-        if let Some(probe) = Probe::of(&manifest, "livenessProbe")
-            && !watch_one(&shared, &name, &run, &probe, Kind::Liveness).await
-        {
+        let Some(probe) = Probe::of(&manifest, "livenessProbe") else { return };
+        if let Some(why) = probe.is_unknown() {
+            // To restart a container for a question that is never asked would help nobody.
+            shared.tell("Warning", "NotProbed", &format!("Liveness is not watched: {why}")).await;
+        } else if !watch_one(&shared, &name, &run, &probe, Kind::Liveness).await {
             unhealthy.send_replace(Some("liveness"));
         }
     };
@@ -323,16 +325,24 @@ enum Kind {
 async fn watch_one(shared: &Shared, name: &str, run: &std::path::Path, probe: &Probe, kind: Kind) -> bool {
     let Some(address) = shared.addresses.first().and_then(|address| address.parse().ok()) else { return true };
     let (mut good, mut bad) = (0_u32, 0_u32);
+    let mut told = None;
     tokio::time::sleep(probe.initial).await; // timer: the probe's initial delay
     let mut ticks = tokio::time::interval(probe.period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         match probe.ask(&shared.inner.runtime, run, &shared.netns, address).await {
-            Ok(()) => (good, bad) = (good.saturating_add(1), 0),
+            Ok(()) => {
+                (good, bad) = (good.saturating_add(1), 0);
+                told = None;
+            }
             Err(why) => {
                 (good, bad) = (0, bad.saturating_add(1));
-                shared.tell("Warning", "Unhealthy", &format!("{kind:?} probe failed: {why}")).await;
+                // What goes on as it did is told once: a probe that fails for days must not fill the store.
+                if told.as_ref() != Some(&why) {
+                    shared.tell("Warning", "Unhealthy", &format!("{kind:?} probe failed: {why}")).await;
+                    told = Some(why);
+                }
             }
         }
         let (is_good, is_bad) = (good >= probe.successes, bad >= probe.failures);

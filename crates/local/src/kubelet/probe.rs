@@ -25,26 +25,23 @@ pub(super) struct Probe {
 enum Action {
     Exec(Vec<String>),
     Tcp(u16),
-    Http { port: u16, path: String },
+    Http {
+        port: u16,
+        path: String,
+    },
+    /// A form that is not known here, and why: it never succeeds.
+    Unknown(String),
 }
 
 impl Probe {
-    /// The probe of that name, if the container has it in a form known here.
+    /// The probe of that name, if the container has it.
     pub(super) fn of(container: &Value, name: &str) -> Option<Self> {
         let probe = container.get(name)?;
         let number = |name: &str, default: u64| {
             probe.get(name).and_then(Value::as_u64).filter(|&given| given > 0).unwrap_or(default)
         };
         let count = |name: &str, default: u64| u32::try_from(number(name, default)).unwrap_or(u32::MAX);
-        let action = if let Some(command) = probe.pointer("/exec/command").and_then(Value::as_array) {
-            Action::Exec(command.iter().filter_map(Value::as_str).map(str::to_owned).collect())
-        } else if let Some(socket) = probe.get("tcpSocket") {
-            Action::Tcp(port(container, socket.get("port")?)?)
-        } else {
-            let get = probe.get("httpGet")?;
-            let path = get.get("path").and_then(Value::as_str).unwrap_or("/").to_owned();
-            Action::Http { port: port(container, get.get("port")?)?, path }
-        };
+        let action = Action::of(container, probe).unwrap_or_else(Action::Unknown);
         Some(Self {
             action,
             initial: Duration::from_secs(probe.get("initialDelaySeconds").and_then(Value::as_u64).unwrap_or(0)),
@@ -53,6 +50,11 @@ impl Probe {
             successes: count("successThreshold", 1),
             failures: count("failureThreshold", 3),
         })
+    }
+
+    /// Why it cannot be made here, whatever the container does.
+    pub(super) fn is_unknown(&self) -> Option<&str> {
+        if let Action::Unknown(why) = &self.action { Some(why) } else { None }
     }
 
     /// One try; the error says what was found.
@@ -73,6 +75,7 @@ impl Probe {
                     Err(error) => Err(error.to_string()),
                 })
             }
+            Action::Unknown(why) => return Err(why.clone()),
             Action::Tcp(_) | Action::Http { .. } => {
                 let (own, netns) = (self.clone(), netns.clone());
                 let asked = tokio::task::spawn_blocking(move || {
@@ -90,7 +93,7 @@ impl Probe {
         let (port, path) = match &self.action {
             Action::Tcp(port) => (*port, None),
             Action::Http { port, path } => (*port, Some(path)),
-            Action::Exec(_) => return Ok(()),
+            Action::Exec(_) | Action::Unknown(_) => return Ok(()),
         };
         let target = SocketAddr::new(address, port);
         let failed = |error: std::io::Error| format!("{target}: {error}");
@@ -112,6 +115,30 @@ impl Probe {
     }
 }
 
+impl Action {
+    fn of(container: &Value, probe: &Value) -> Result<Self, String> {
+        if let Some(command) = probe.pointer("/exec/command").and_then(Value::as_array) {
+            return Ok(Self::Exec(command.iter().filter_map(Value::as_str).map(str::to_owned).collect()));
+        }
+        if let Some(socket) = probe.get("tcpSocket") {
+            return Ok(Self::Tcp(port_of(container, socket)?));
+        }
+        let Some(get) = probe.get("httpGet") else {
+            return Err("only `exec`, `tcpSocket` and `httpGet` probes are made here; use one of them".to_owned());
+        };
+        if get.get("scheme").is_some_and(|scheme| scheme != "HTTP") {
+            return Err("HTTPS probes are not made here; use `tcpSocket`".to_owned());
+        }
+        let path = get.get("path").and_then(Value::as_str).unwrap_or("/").to_owned();
+        Ok(Self::Http { port: port_of(container, get)?, path })
+    }
+}
+
+fn port_of(container: &Value, action: &Value) -> Result<u16, String> {
+    let written = action.get("port").unwrap_or(&Value::Null);
+    port(container, written).ok_or_else(|| format!("the container has no port {written}"))
+}
+
 /// A port by number, or by the name that the container gives it.
 fn port(container: &Value, port: &Value) -> Option<u16> {
     if let Some(number) = port.as_u64() {
@@ -124,4 +151,32 @@ fn port(container: &Value, port: &Value) -> Option<u16> {
         .iter()
         .find(|port| port.get("name").and_then(Value::as_str) == Some(name))?;
     u16::try_from(named.get("containerPort")?.as_u64()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::Probe;
+
+    #[test]
+    fn what_cannot_be_asked_is_said_and_never_succeeds() {
+        let why = |probe| {
+            let container = json!({"ports": [{"name": "web", "containerPort": 80}], "readinessProbe": probe});
+            Probe::of(&container, "readinessProbe").unwrap().is_unknown().map(str::to_owned)
+        };
+        assert_eq!(why(json!({"httpGet": {"port": "web"}})), None);
+        assert_eq!(why(json!({"httpGet": {"port": 80, "scheme": "HTTP"}})), None);
+        assert_eq!(why(json!({"tcpSocket": {"port": 80}})), None);
+        assert_eq!(why(json!({"exec": {"command": ["true"]}})), None);
+        for (probe, says) in [
+            (json!({"grpc": {"port": 80}}), "use one of them"),
+            (json!({"httpGet": {"port": 80, "scheme": "HTTPS"}}), "use `tcpSocket`"),
+            (json!({"tcpSocket": {"port": "wob"}}), "no port \"wob\""),
+            (json!({"tcpSocket": {"port": 65536}}), "no port 65536"),
+        ] {
+            assert!(why(probe.clone()).is_some_and(|why| why.contains(says)), "{probe}");
+        }
+        assert!(Probe::of(&json!({}), "readinessProbe").is_none());
+    }
 }
