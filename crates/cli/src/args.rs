@@ -53,7 +53,10 @@ pub(crate) enum Verb {
     )]
     Inject(InjectArguments),
     /// Print decisions as they are made
-    #[command(after_help = "Examples:\n  tidegate tap -n foo\n  tidegate tap --workload tcp-echo --port 9000 -o json")]
+    #[command(
+        after_help = "Examples:\n  tidegate tap -n foo\n  tidegate tap --workload tcp-echo --port 9000 -o json\n  \
+                            tidegate tap --verdict all"
+    )]
     Tap(TapArguments),
     /// Play the Istio task (or ASM's) on a throw-away mesh, step by step, and end
     #[command(after_help = "Example:\n  tidegate demo --asm")]
@@ -206,6 +209,9 @@ pub(crate) struct TapArguments {
     /// Only connections from this address
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) from: Option<IpAddr>,
+    /// Denials are told at once, connections that were let in when they are over
+    #[arg(long, value_enum, default_value_t = Verdicts::Denied)]
+    pub(crate) verdict: Verdicts,
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
@@ -233,6 +239,17 @@ pub(crate) struct ConformanceArguments {
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
+}
+
+/// Which decisions `tap` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Verdicts {
+    /// What was refused
+    Denied,
+    /// What was let in
+    Allowed,
+    /// Both
+    All,
 }
 
 /// How a result is printed.

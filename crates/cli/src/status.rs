@@ -76,6 +76,14 @@ fn table(status: &Value) -> String {
             word("/mesh/counters/lost"),
             word("/mesh/counters/refused"),
         ));
+        lines.push(format!(
+            "            {} told, {} folded, {} lost, {} open, of {} let in",
+            word("/mesh/counters/permitted/records"),
+            word("/mesh/counters/permitted/folded"),
+            word("/mesh/counters/permitted/lost"),
+            word("/mesh/counters/permitted/open"),
+            word("/mesh/counters/accepted"),
+        ));
         lines.push("not judged  UDP, SCTP".to_owned());
         let rows = status.pointer("/mesh/workloads").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         lines.extend(rows.iter().map(workload_line));

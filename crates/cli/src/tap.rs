@@ -4,7 +4,7 @@ use anyhow::Context;
 use http_body_util::BodyExt;
 use policy::record::Record;
 
-use crate::args::{Format, TapArguments};
+use crate::args::{Format, TapArguments, Verdicts};
 use crate::client;
 use crate::exit::{Exit, ExitWith, Failure, Outcome};
 use crate::print;
@@ -18,7 +18,12 @@ pub(crate) fn run(arguments: &TapArguments) -> Outcome {
     let place = Place::resolve(&arguments.place)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut body = client::get(&place, "/tidegate/v1/tap").await.exit_with(Exit::Unreachable)?.into_body();
+        let path = match arguments.verdict {
+            Verdicts::Denied => "/tidegate/v1/tap",
+            Verdicts::Allowed => "/tidegate/v1/tap?verdict=allowed",
+            Verdicts::All => "/tidegate/v1/tap?verdict=all",
+        };
+        let mut body = client::get(&place, path).await.exit_with(Exit::Unreachable)?.into_body();
         // The mesh listens for this command by now: whoever waits for this line misses no decision after it.
         print::err(format_args!("Decisions from here on (Ctrl-C ends this):"));
         let mut pending = Vec::new();

@@ -4,15 +4,16 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use linux::diag::Endings;
 use linux::netlink::{Protocol, Socket};
 use linux::nflog::Listener;
 use linux::nft::Changes;
 use linux::sysctl;
 use policy::mesh::WorkloadId;
 
-use crate::observe::{Generations, Tally, Watched};
+use crate::observe::{Generations, Sources, Tally, Watched};
 use crate::publish::{self, Progress, Trouble};
-use crate::verdicts::{LOG_BYTES, LOG_GROUP, Verdicts};
+use crate::verdicts::{ACCEPT_LOG_GROUP, LOG_BYTES, LOG_GROUP, Verdicts};
 use crate::{Error, PodNet, Shared, WorkloadStatus, lock, revoke};
 
 /// What the verdict relies on inside a pod. The settings are the namespace's own.
@@ -38,6 +39,8 @@ pub(crate) struct Pod {
     /// How often somebody else had changed its tables.
     pub(crate) rewritten: AtomicU64,
     tally: Arc<Tally>,
+    /// Of connections that were let in.
+    permitted: Arc<Tally>,
     /// Counts that stood when it was attached, by an earlier process.
     before: [u64; 4],
     watched_as: u64,
@@ -74,6 +77,10 @@ impl Pod {
             records: self.tally.records(),
             folded: self.tally.folded(),
             lost: refused.saturating_sub(self.tally.received()) + self.tally.lost_here(),
+            permitted_records: self.permitted.records(),
+            permitted_folded: self.permitted.folded(),
+            permitted_lost: accepted.saturating_sub(self.permitted.received()) + self.permitted.lost_here(),
+            permitted_open: self.permitted.open(),
             malformed,
             resets: self.resets.load(Ordering::Relaxed),
             rewritten: self.rewritten.load(Ordering::Relaxed),
@@ -83,6 +90,7 @@ impl Pod {
 
 struct Handles {
     listener: Listener,
+    sources: Sources,
     verdicts: Verdicts,
     sockets: Socket,
     changes: Changes,
@@ -119,6 +127,11 @@ fn enter(shared: &Shared, net: &PodNet) -> Result<Handles, Error> {
         Ok(Handles {
             // Before the table, so that the first refusal already has a listener.
             listener: Listener::open(LOG_GROUP, LOG_BYTES).map_err(failed("listen to its refusals"))?,
+            sources: Sources {
+                accepts: Listener::open(ACCEPT_LOG_GROUP, LOG_BYTES).map_err(failed("listen to what it lets in"))?,
+                endings: Endings::listen().map_err(failed("hear how its connections end"))?,
+                sockets: Socket::open(Protocol::SockDiag).map_err(failed("list its sockets"))?,
+            },
             verdicts: Verdicts::open(net, shared.kernel).map_err(failed("load its first table"))?,
             sockets: Socket::open(Protocol::SockDiag).map_err(failed("list its sockets"))?,
             changes: Changes::listen().map_err(failed("hear of changes of its tables"))?,
@@ -128,15 +141,18 @@ fn enter(shared: &Shared, net: &PodNet) -> Result<Handles, Error> {
 }
 
 fn admit(shared: &Shared, net: PodNet, handles: Handles) -> Result<(), Error> {
-    let Handles { listener, mut verdicts, sockets, changes } = handles;
+    let Handles { listener, sources, mut verdicts, sockets, changes } = handles;
     let failed = |source| Error::Load { workload: Box::new(net.workload.clone()), source };
     let before = verdicts.counters().map_err(failed)?;
-    let (generations, tally) = (Arc::<Generations>::default(), Arc::<Tally>::default());
+    let generations = Arc::<Generations>::default();
+    let (tally, permitted) = (Arc::<Tally>::default(), Arc::<Tally>::default());
     let watched = Watched {
         workload: net.workload.clone(),
         listener,
         generations: Arc::clone(&generations),
         tally: Arc::clone(&tally),
+        sources,
+        permitted: Arc::clone(&permitted),
     };
     let pod = Arc::new(Pod {
         progress: Mutex::new(Progress::at_attach(verdicts)),
@@ -145,6 +161,7 @@ fn admit(shared: &Shared, net: PodNet, handles: Handles) -> Result<(), Error> {
         resets: AtomicU64::new(0),
         rewritten: AtomicU64::new(0),
         tally,
+        permitted,
         before,
         watched_as: shared.observer.watch(watched),
         heard_as: AtomicU64::new(0),
@@ -171,6 +188,7 @@ pub(crate) fn detach(shared: &Shared, workload: &WorkloadId) -> Result<(), Error
         return Ok(());
     };
     let others: Vec<Arc<Pod>> = lock(&shared.pods).values().cloned().collect();
+    pod.permitted.leave();
     // Resets to the other ends pass the guard, so it is closed last.
     let mut failed = sever(&pod, &[]).err();
     for other in others {

@@ -2,7 +2,7 @@
 //! which workload, and what a snapshot decides.
 //!
 //! Per workload a verdict table in its own network namespace ([`verdicts`]); one guard in the node namespace ([`guard`]);
-//! refusals become records ([`observe`]); what somebody else changes is written anew ([`sentry`]); a change of policy puts the new table into force and then resets what it no
+//! verdicts become records ([`observe`]); what somebody else changes is written anew ([`sentry`]); a change of policy puts the new table into force and then resets what it no
 //! longer permits ([`publish`], [`revoke`]). All of it is state of the kernel: it stays in force when this process ends.
 //!
 //! Not here: any proxy path. A verdict that would need bytes of the connection is a refusal.
@@ -89,8 +89,8 @@ struct Shared {
 }
 
 impl Dataplane {
-    /// Tries the kernel out and lays the guard in the node namespace. Refusals are sent to `records`; what does not fit
-    /// is lost, and counted.
+    /// Tries the kernel out and lays the guard in the node namespace. Refusals are sent to `records`, and
+    /// connections that were let in when they are over; what does not fit is lost, and counted.
     pub async fn start(node: NodeNet, records: mpsc::Sender<Record>) -> Result<Self, Error> {
         let kernel = blocking(selftest::run).await??;
         Self::start_on(kernel, node, records).await
@@ -188,6 +188,14 @@ pub struct WorkloadStatus {
     pub folded: u64,
     /// Refusals that no record tells of.
     pub lost: u64,
+    /// Connections that were let in, are over, and have a record. `accepted` is the sum of the four.
+    pub permitted_records: u64,
+    /// Repetitions of first packets that were let in.
+    pub permitted_folded: u64,
+    /// First packets that were let in of which no record tells.
+    pub permitted_lost: u64,
+    /// Connections that were let in and are not over, as far as is known.
+    pub permitted_open: u64,
     /// Packets dropped because their headers could not be followed.
     pub malformed: u64,
     /// Connections reset because they were no longer permitted.

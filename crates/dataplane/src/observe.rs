@@ -1,14 +1,18 @@
-//! Refusals of the kernel become records: a logged SYN is decided again, with names, on the snapshot its table came from.
+//! Verdicts of the kernel become records: a logged SYN is decided again, with names, on the snapshot its table came from.
+//! A refusal has its record at once ([`fold`]), a connection that was let in when it is over ([`permits`]).
 //!
-//! One thread reads the log of every pod. It never holds up a verdict: what it cannot take in is lost, and counted. For
-//! each pod, always: refusals counted by the kernel = records + folded + lost, once the log is drained.
+//! One thread reads the logs of every pod. It never holds up a verdict: what it cannot take in is lost, and counted. For
+//! each pod, always: refusals counted by the kernel = records + folded + lost, and acceptances = records + folded + lost
+//! + open, once the logs are drained.
 
 mod fold;
 mod packet;
+mod permits;
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc as commands;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,7 +21,7 @@ use linux::netlink::Received;
 use linux::nflog::{Listener, Logged};
 use policy::decide::{Connection, Reason};
 use policy::mesh::WorkloadId;
-use policy::record::{Close, End, Outcome, Record};
+use policy::record::{End, Outcome, Record};
 use policy::snapshot::Snapshot;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use tokio::sync::mpsc;
@@ -26,6 +30,8 @@ use crate::Error;
 use crate::verdicts::LOG_PREFIX;
 use fold::{Fate, Fold, Window};
 use packet::Attempt;
+pub(crate) use permits::Sources;
+use permits::{Context, Permits};
 
 /// Datagrams read from one pod before the next pod has its turn; one refusal each.
 const TURN: usize = 256;
@@ -69,8 +75,23 @@ impl Generations {
         }
     }
 
-    fn drained(&self) {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).retain(|one| !one.over);
+    /// The tables that no packet can meet any more. Asked before the logs are read: once they are drained nothing of these
+    /// is in them.
+    fn over(&self) -> Vec<u64> {
+        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.iter().filter(|one| one.over).map(|one| one.table).collect()
+    }
+
+    fn drained(&self, over: &[u64]) {
+        if !over.is_empty() {
+            let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+            list.retain(|one| !(one.over && over.contains(&one.table)));
+        }
+    }
+
+    fn last(&self) -> Option<Arc<Snapshot>> {
+        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.last().map(|one| Arc::clone(&one.snapshot))
     }
 
     fn of(&self, table: u64) -> Option<Arc<Snapshot>> {
@@ -79,9 +100,11 @@ impl Generations {
     }
 }
 
-/// What became of a pod's refusals.
+/// What became of a pod's refusals, or of its acceptances.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
+    open: AtomicU64,
+    leaving: AtomicBool,
     records: AtomicU64,
     folded: AtomicU64,
     lost: AtomicU64,
@@ -102,6 +125,24 @@ impl Tally {
         self.lost.load(Ordering::Relaxed)
     }
 
+    /// Of acceptances: connections whose record is written when they are over.
+    pub(crate) fn open(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    fn set_open(&self, open: usize) {
+        self.open.store(u64::try_from(open).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The workload is being removed: what ends from here on ends because of that.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
     /// Messages that came at all.
     pub(crate) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
@@ -115,6 +156,8 @@ pub(crate) struct Watched {
     pub(crate) listener: Listener,
     pub(crate) generations: Arc<Generations>,
     pub(crate) tally: Arc<Tally>,
+    pub(crate) sources: Sources,
+    pub(crate) permitted: Arc<Tally>,
 }
 
 enum Command {
@@ -197,8 +240,13 @@ impl Drop for Observer {
 }
 
 struct Pod {
-    watched: Watched,
+    workload: WorkloadId,
+    listener: Listener,
+    generations: Arc<Generations>,
+    tally: Arc<Tally>,
     window: Window,
+    permits: Permits,
+    permitted: Arc<Tally>,
 }
 
 struct Reader {
@@ -233,13 +281,14 @@ impl Reader {
             let now = Instant::now();
             for pod in self.pods.values_mut() {
                 pod.write_folds(Some(now), &self.records, &mut self.ids);
+                pod.with_permits(&self.records, &mut self.ids, |permits, context| permits.look(now, context));
             }
         }
     }
 
-    /// Until the next second of a pod with folded refusals is over.
+    /// Until the next second of a pod with folded refusals is over, or sockets are to be listed.
     fn until_due(&self) -> Option<Timespec> {
-        let due = self.pods.values().filter_map(|pod| pod.window.due()).min()?;
+        let due = self.pods.values().flat_map(|pod| [pod.window.due(), pod.permits.due()]).flatten().min()?;
         // One more millisecond than left, so that it is over when this returns.
         let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Timespec::try_from(left).ok()
@@ -256,8 +305,9 @@ impl Reader {
                 Ok(Command::Forget(name, done)) => {
                     if let Some(mut pod) = self.pods.remove(&name) {
                         pod.settle(&self.records, &mut self.ids);
+                        pod.with_permits(&self.records, &mut self.ids, Permits::end_all);
                     }
-                    // The pod is dropped, and its log closed with it. Nobody may wait any more: nothing to tell.
+                    // The pod is dropped, and its logs closed with it. Nobody may wait any more: nothing to tell.
                     done.send(()).ok();
                 }
                 Ok(Command::Settle(done)) => {
@@ -274,19 +324,42 @@ impl Reader {
     }
 
     fn watch(&mut self, name: u64, watched: Watched) {
-        let added = epoll::add(&self.epoll, &watched.listener, epoll::EventData::new_u64(name), epoll::EventFlags::IN);
-        if let Err(errno) = added {
-            tracing::error!(%errno, workload = %watched.workload, "cannot wait for refusals of a workload: they are counted by the kernel only");
+        let Watched { workload, listener, generations, tally, sources, permitted } = watched;
+        for handle in [listener.as_fd(), sources.accepts.as_fd(), sources.endings.as_fd()] {
+            let added = epoll::add(&self.epoll, handle, epoll::EventData::new_u64(name), epoll::EventFlags::IN);
+            if let Err(errno) = added {
+                tracing::error!(%errno, %workload, "cannot wait for verdicts of a workload: they are counted by the kernel only");
+            }
         }
-        self.pods.insert(name, Pod { watched, window: Window::begin(Instant::now()) });
+        let (window, permits) = (Window::begin(Instant::now()), Permits::begin(sources));
+        self.pods.insert(name, Pod { workload, listener, generations, tally, window, permits, permitted });
     }
 }
 
 impl Pod {
-    /// Reads up to `turn` datagrams.
+    /// Reads up to `turn` datagrams of refusals, then what waits of connections that were let in.
     fn read(&mut self, turn: usize, records: &mpsc::Sender<Record>, ids: &mut Ids) {
-        let Self { watched, window } = self;
-        let Watched { workload, listener, generations, tally } = watched;
+        let over = self.generations.over();
+        let refusals = self.read_refusals(turn, records, ids);
+        let permits = self.with_permits(records, ids, Permits::read);
+        if refusals && permits {
+            self.generations.drained(&over);
+        }
+    }
+
+    fn with_permits<R>(
+        &mut self,
+        records: &mpsc::Sender<Record>,
+        ids: &mut Ids,
+        work: impl FnOnce(&mut Permits, &mut Context<'_>) -> R,
+    ) -> R {
+        let Self { workload, generations, permitted, permits, .. } = self;
+        work(permits, &mut Context { workload, generations, tally: permitted, records, ids })
+    }
+
+    /// `false`: there may be more in the log.
+    fn read_refusals(&mut self, turn: usize, records: &mpsc::Sender<Record>, ids: &mut Ids) -> bool {
+        let Self { workload, listener, generations, tally, window, .. } = self;
         for _ in 0..turn {
             let received = listener.read(|logged| {
                 tally.received.fetch_add(1, Ordering::Relaxed);
@@ -308,10 +381,14 @@ impl Pod {
                 Ok(Received::Overrun) => {
                     tracing::warn!(%workload, "more refusals than could be read: some have no record");
                 }
-                Ok(Received::Nothing) => return generations.drained(),
-                Err(error) => return tracing::error!(%error, %workload, "cannot read refusals"),
+                Ok(Received::Nothing) => return true,
+                Err(error) => {
+                    tracing::error!(%error, %workload, "cannot read refusals");
+                    return false;
+                }
             }
         }
+        false
     }
 
     fn settle(&mut self, records: &mpsc::Sender<Record>, ids: &mut Ids) {
@@ -321,8 +398,8 @@ impl Pod {
     }
 
     fn write_folds(&mut self, now: Option<Instant>, records: &mpsc::Sender<Record>, ids: &mut Ids) {
-        let Watched { workload, generations, tally, .. } = &self.watched;
-        for fold in self.window.turn(now) {
+        let Self { workload, generations, tally, window, .. } = self;
+        for fold in window.turn(now) {
             // They were counted as folded when they came.
             tally.folded.fetch_sub(fold.count, Ordering::Relaxed);
             write(workload, generations, tally, records, ids, fold);
@@ -354,16 +431,7 @@ fn write(
 
 /// Decides a refused connection again, on the snapshot whose table refused it.
 fn record(workload: &WorkloadId, snapshot: Option<&Snapshot>, id: u64, fold: &Fold) -> Record {
-    let Attempt { source, destination, .. } = fold.attempt;
-    let end = |address: std::net::SocketAddr| {
-        let is = snapshot.map(|snapshot| snapshot.at(address.ip())).unwrap_or_default();
-        End { workload: is.workload, identity: is.identity, address: address.ip(), port: address.port() }
-    };
-    let decided = snapshot.map(|snapshot| {
-        let peer = snapshot.at(source.ip()).peer();
-        let connection = Connection::new(source.ip(), peer, destination.ip(), destination.port());
-        snapshot.explain_at_syn(workload, &connection).outcome()
-    });
+    let decided = snapshot.map(|snapshot| decide(workload, snapshot, (fold.attempt.source, fold.attempt.destination)));
     // The kernel has refused it: without a snapshot, or against the policy because the table could not be loaded.
     let outcome = decided.filter(|outcome| !outcome.permitted).unwrap_or_else(|| Outcome {
         permitted: false,
@@ -374,20 +442,34 @@ fn record(workload: &WorkloadId, snapshot: Option<&Snapshot>, id: u64, fold: &Fo
         if_enforced: None,
         generation: snapshot.map_or(fold.generation, Snapshot::generation),
     });
-    let mut to = end(destination);
-    to.workload = Some(workload.clone());
-    Record {
-        id,
-        opened_unix_ms: unix_ms(),
-        source: end(source),
-        destination: to,
-        outcome,
-        count: fold.count,
-        bytes_received: None,
-        bytes_sent: None,
-        duration_us: None,
-        close: Some(Close::Refused),
-    }
+    let (source, destination) = ends(workload, snapshot, &fold.attempt);
+    Record { count: fold.count, ..Record::opened(id, unix_ms(), source, destination, outcome) }
+}
+
+/// Decides a connection again that was let in; `None` if the snapshot would not have.
+fn permitted_record(workload: &WorkloadId, snapshot: &Snapshot, ids: &mut Ids, attempt: &Attempt) -> Option<Record> {
+    let outcome = decide(workload, snapshot, (attempt.source, attempt.destination));
+    let (source, destination) = ends(workload, Some(snapshot), attempt);
+    outcome.permitted.then(|| Record::opened(ids.take(), unix_ms(), source, destination, outcome))
+}
+
+/// Whether the table in force would let a connection in.
+fn still_permitted(workload: &WorkloadId, generations: &Generations, ends: (SocketAddr, SocketAddr)) -> bool {
+    generations.last().is_some_and(|snapshot| decide(workload, &snapshot, ends).permitted)
+}
+
+fn decide(workload: &WorkloadId, snapshot: &Snapshot, (source, destination): (SocketAddr, SocketAddr)) -> Outcome {
+    let peer = snapshot.at(source.ip()).peer();
+    let connection = Connection::new(source.ip(), peer, destination.ip(), destination.port());
+    snapshot.explain_at_syn(workload, &connection).outcome()
+}
+
+fn ends(workload: &WorkloadId, snapshot: Option<&Snapshot>, attempt: &Attempt) -> (End, End) {
+    let end = |address: SocketAddr| {
+        let is = snapshot.map(|snapshot| snapshot.at(address.ip())).unwrap_or_default();
+        End { workload: is.workload, identity: is.identity, address: address.ip(), port: address.port() }
+    };
+    (end(attempt.source), End { workload: Some(workload.clone()), ..end(attempt.destination) })
 }
 
 /// Numbers of records: the second this process began, then a count, so that no two processes of a mesh agree.

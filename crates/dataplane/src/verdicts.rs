@@ -17,7 +17,7 @@ use linux::nft::{BaseChain, ChainKind, Element, Family, Field, Hook, Set, Table,
 use crate::PodNet;
 use crate::selftest::Kernel;
 pub(crate) use cells::{Cell, Goes, Half};
-pub(crate) use rules::{ACCEPTED_MARK, LOG_BYTES, LOG_GROUP, LOG_PREFIX};
+pub(crate) use rules::{ACCEPT_LOG_GROUP, ACCEPTED_MARK, LOG_BYTES, LOG_GROUP, LOG_PREFIX};
 
 /// Name of the table in each pod, for whoever lists a pod's namespace.
 pub const TABLE: &str = "tidegate";
@@ -147,7 +147,7 @@ impl Verdicts {
                 rules::family(&mut change, chain, Some(&map.name), new);
             }
         }
-        rules::refusals(&mut change, wanted.generation);
+        rules::outcomes(&mut change, wanted.generation);
         change.commit(&mut self.socket)?;
         self.loaded = Some(Loaded { wanted, maps: loaded.maps });
         Ok(())
@@ -173,7 +173,7 @@ impl Verdicts {
         rules::frame(&mut switch, self.pod.v4, self.pod.v6, self.kernel.defragments);
         rules::family(&mut switch, rules::FOUR, Some(&maps[0].name), &wanted.four);
         rules::family(&mut switch, rules::SIX, Some(&maps[1].name), &wanted.six);
-        rules::refusals(&mut switch, wanted.generation);
+        rules::outcomes(&mut switch, wanted.generation);
         for set in &old {
             switch.delete_set(set);
         }
@@ -189,7 +189,7 @@ impl Verdicts {
         rules::frame(&mut close, self.pod.v4, self.pod.v6, self.kernel.defragments);
         rules::family(&mut close, rules::FOUR, None, &Half::closed());
         rules::family(&mut close, rules::SIX, None, &Half::closed());
-        rules::refusals(&mut close, 0);
+        rules::outcomes(&mut close, 0);
         close.commit(&mut self.socket)
     }
 

@@ -12,6 +12,7 @@ mod kernel {
     mod life;
     mod outside;
     mod packet;
+    mod permits;
     mod records;
     mod verdict;
 }

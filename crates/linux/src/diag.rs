@@ -12,6 +12,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::Error;
 use crate::netlink::{Message, Reply, Socket, be16, ne32};
 
+mod endings;
+
+pub use endings::{Ended, Endings};
+
 const BY_FAMILY: u16 = 20;
 const DESTROY: u16 = 21;
 const TCP: u8 = 6;

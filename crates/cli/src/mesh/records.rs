@@ -9,7 +9,7 @@ use policy::record::Record;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{broadcast, mpsc};
 
-/// Records kept per workload for `kubectl logs -c istio-proxy`: a screen or two of what happened last.
+/// Records of each verdict kept per workload for `kubectl logs -c istio-proxy`: a screen or two of what happened last.
 const KEPT_PER_WORKLOAD: usize = 200;
 
 /// Records that a slow listener may lag behind before it is told that it lost some.
@@ -18,16 +18,76 @@ const LAG_MAX: usize = 8192;
 /// Bytes of a log stream that wait for a slow reader.
 const PIPE_BYTES: usize = 64 * 1024;
 
-/// Where records are kept and heard.
+/// Where records are kept and heard. Denials and connections that passed go apart, so that none of the latter pushes a
+/// denial out.
 #[derive(Debug, Clone)]
 pub(crate) struct Records {
-    live: broadcast::Sender<Arc<Record>>,
-    kept: Arc<Mutex<HashMap<WorkloadId, VecDeque<Arc<Record>>>>>,
+    denied: broadcast::Sender<Arc<Record>>,
+    allowed: broadcast::Sender<Arc<Record>>,
+    kept: Arc<Mutex<HashMap<WorkloadId, Kept>>>,
+}
+
+/// The records of a workload, each with its place in the order in which they came.
+#[derive(Debug, Default)]
+struct Kept {
+    came: u64,
+    denied: VecDeque<(u64, Arc<Record>)>,
+    allowed: VecDeque<(u64, Arc<Record>)>,
+}
+
+impl Kept {
+    fn push(&mut self, record: &Arc<Record>) {
+        self.came += 1;
+        let ring = if record.outcome.permitted { &mut self.allowed } else { &mut self.denied };
+        if ring.len() == KEPT_PER_WORKLOAD {
+            ring.pop_front();
+        }
+        ring.push_back((self.came, Arc::clone(record)));
+    }
+
+    fn in_order(&self) -> Vec<Arc<Record>> {
+        let mut all: Vec<_> = self.denied.iter().chain(&self.allowed).collect();
+        all.sort_by_key(|(came, _)| *came);
+        all.into_iter().map(|(_, record)| Arc::clone(record)).collect()
+    }
+}
+
+/// What a listener hears from now on.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    denied: Option<broadcast::Receiver<Arc<Record>>>,
+    allowed: Option<broadcast::Receiver<Arc<Record>>>,
+}
+
+impl Heard {
+    /// The next record, denials first; `None` when the mesh has ended. A listener slower than a flood goes on with what is
+    /// left: `status` counts all.
+    pub(crate) async fn next(&mut self) -> Option<Arc<Record>> {
+        loop {
+            let received = tokio::select! {
+                biased;
+                received = hear(&mut self.denied) => received,
+                received = hear(&mut self.allowed) => received,
+            };
+            match received {
+                Ok(record) => return Some(record),
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+async fn hear(from: &mut Option<broadcast::Receiver<Arc<Record>>>) -> Result<Arc<Record>, broadcast::error::RecvError> {
+    match from {
+        Some(from) => from.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Records {
     pub(super) fn new() -> Self {
-        Self { live: broadcast::Sender::new(LAG_MAX), kept: Arc::default() }
+        Self { denied: broadcast::Sender::new(LAG_MAX), allowed: broadcast::Sender::new(LAG_MAX), kept: Arc::default() }
     }
 
     /// Takes records from the data plane until it ends; `tell` is called with each.
@@ -39,17 +99,14 @@ impl Records {
                 self.keep(workload, &record);
             }
             // No listener is no error.
-            drop(self.live.send(record));
+            let live = if record.outcome.permitted { &self.allowed } else { &self.denied };
+            drop(live.send(record));
         }
     }
 
     fn keep(&self, workload: &WorkloadId, record: &Arc<Record>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let ring = kept.entry(workload.clone()).or_default();
-        if ring.len() == KEPT_PER_WORKLOAD {
-            ring.pop_front();
-        }
-        ring.push_back(Arc::clone(record));
+        kept.entry(workload.clone()).or_default().push(record);
     }
 
     /// Forgets a workload that is gone.
@@ -57,19 +114,19 @@ impl Records {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(workload);
     }
 
-    /// Hears every record from now on.
-    pub(crate) fn listen(&self) -> broadcast::Receiver<Arc<Record>> {
-        self.live.subscribe()
+    /// Hears records of these verdicts from now on.
+    pub(crate) fn listen(&self, denied: bool, allowed: bool) -> Heard {
+        Heard { denied: denied.then(|| self.denied.subscribe()), allowed: allowed.then(|| self.allowed.subscribe()) }
     }
 
     /// The log of a workload's proxy as text: what is kept, then, with `follow`, what comes until the reader leaves.
     pub(super) fn proxy_log(&self, workload: WorkloadId, tail: Option<u64>, follow: bool) -> tokio::io::DuplexStream {
         let (reader, mut writer) = tokio::io::duplex(PIPE_BYTES);
         // Subscribed before the look, so that nothing falls between; the look then may hold what is heard again.
-        let mut live = self.listen();
+        let mut live = self.listen(true, true);
         let kept: Vec<_> = {
             let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.get(&workload).map(|ring| ring.iter().cloned().collect()).unwrap_or_default()
+            kept.get(&workload).map(Kept::in_order).unwrap_or_default()
         };
         let tail = tail.and_then(|tail| usize::try_from(tail).ok());
         let skipped = tail.map_or(0, |tail| kept.len().saturating_sub(tail));
@@ -91,21 +148,17 @@ impl Records {
 /// Writes what comes, less what is known already, until the reader leaves.
 async fn write_live(
     writer: &mut tokio::io::DuplexStream,
-    live: &mut broadcast::Receiver<Arc<Record>>,
+    live: &mut Heard,
     workload: &WorkloadId,
     known: &[Arc<Record>],
 ) -> std::io::Result<()> {
-    loop {
-        let record = match live.recv().await {
-            Ok(record) => record,
-            Err(broadcast::error::RecvError::Lagged(_)) => continue,
-            Err(broadcast::error::RecvError::Closed) => return Ok(()),
-        };
+    while let Some(record) = live.next().await {
         let ours = record.destination.workload.as_ref() == Some(workload);
         if ours && !known.iter().any(|old| Arc::ptr_eq(old, &record)) {
             writer.write_all(line(&record).as_bytes()).await?;
         }
     }
+    Ok(())
 }
 
 fn line(record: &Record) -> String {

@@ -10,7 +10,7 @@ use http::{Request, Response, StatusCode};
 use policy::record::Record;
 use policy::{Snapshot, WorkloadId};
 use serde_json::{Value, json};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 
 use super::records::Records;
 
@@ -37,7 +37,7 @@ impl Wire {
     pub(super) async fn answer(&self, request: &Request<Bytes>) -> Option<Response<Body>> {
         match request.uri().path() {
             "/tidegate/v1/status" => Some(self.status().await),
-            "/tidegate/v1/tap" => Some(self.tap()),
+            "/tidegate/v1/tap" => Some(self.tap(request.uri().query())),
             _ => None,
         }
     }
@@ -63,7 +63,10 @@ impl Wire {
             };
             json!({"namespace": id.namespace, "name": id.name, "address": address, "state": state,
                    "generation": one.generation, "entries": one.entries, "accepted": one.accepted, "refused": one.refused,
-                   "records": one.records, "folded": one.folded, "lost": one.lost, "resets": one.resets,
+                   "records": one.records, "folded": one.folded, "lost": one.lost,
+                   "permitted": {"records": one.permitted_records, "folded": one.permitted_folded,
+                                 "lost": one.permitted_lost, "open": one.permitted_open},
+                   "resets": one.resets,
                    "rewritten": one.rewritten})
         };
         let rows: Vec<Value> = counted.workloads.iter().map(row).collect();
@@ -73,7 +76,12 @@ impl Wire {
             "notJudged": ["UDP", "SCTP"],
             "counters": {
                 "records": sum(|one| one.records), "folded": sum(|one| one.folded), "lost": sum(|one| one.lost),
-                "refused": sum(|one| one.refused), "forged": counted.forged,
+                "refused": sum(|one| one.refused), "accepted": sum(|one| one.accepted),
+                "permitted": {
+                    "records": sum(|one| one.permitted_records), "folded": sum(|one| one.permitted_folded),
+                    "lost": sum(|one| one.permitted_lost), "open": sum(|one| one.permitted_open),
+                },
+                "forged": counted.forged,
                 "rewritten": sum(|one| one.rewritten) + counted.guard_rewritten,
             },
             "workloads": rows,
@@ -81,19 +89,18 @@ impl Wire {
         whole(StatusCode::OK, answer.to_string())
     }
 
-    /// One JSON line per record until the client leaves.
-    fn tap(&self) -> Response<Body> {
-        let mut live = self.records.listen();
+    /// One JSON line per record until the client leaves: denials, or what the query asks for.
+    fn tap(&self, query: Option<&str>) -> Response<Body> {
+        let (denied, allowed) = match query {
+            Some("verdict=all") => (true, true),
+            Some("verdict=allowed") => (false, true),
+            _ => (true, false),
+        };
+        let mut live = self.records.listen(denied, allowed);
         let (pieces, body) = Body::pieces();
         tokio::spawn(async move {
-            loop {
-                let piece = match live.recv().await {
-                    Ok(record) => json_line(&record),
-                    // The listener is slower than the flood: it goes on with what is left, `status` counts all.
-                    Err(broadcast::error::RecvError::Lagged(_)) => continue,
-                    Err(broadcast::error::RecvError::Closed) => return,
-                };
-                if pieces.send(piece).await.is_err() {
+            while let Some(record) = live.next().await {
+                if pieces.send(json_line(&record)).await.is_err() {
                     return;
                 }
             }

@@ -22,13 +22,16 @@ use super::cells::{ALLOW, DENY, Half};
 
 /// The mark of accepted connections: `Tide`.
 pub(crate) const ACCEPTED_MARK: u32 = 0x5469_6465;
-/// The log group; the namespace is the pod's own, so any number is free.
+/// The log group of refusals; the namespace is the pod's own, so any number is free.
 pub(crate) const LOG_GROUP: u16 = 1;
+/// That of first packets that were let in: a queue of its own, so that no flood of them pushes a refusal out.
+pub(crate) const ACCEPT_LOG_GROUP: u16 = 2;
 /// Enough for an IPv6 header, some extension headers and the fixed TCP header.
 pub(crate) const LOG_BYTES: u32 = 160;
 /// Before the generation in the text of a logged packet.
 pub(crate) const LOG_PREFIX: &str = "tidegate generation ";
-/// Above this rate refusals are counted, not logged: what one flooded pod may cost the reader, about a tenth of a CPU.
+/// Above this rate, of each kind, first packets are counted, not logged: what one flooded pod may cost the reader, about
+/// a tenth of a CPU.
 const LOGGED_PER_SECOND: u64 = 20_000;
 /// As much at once as a second brings.
 const LOGGED_AT_ONCE: u32 = 20_000;
@@ -80,9 +83,6 @@ pub(super) fn frame(write: &mut Transaction, v4: Ipv4Addr, v6: Ipv6Addr, defragm
         .rule(INPUT, &to(IPV4, 16, &v4.octets(), FOUR))
         .rule(INPUT, &to(IPV6, 24, &v6.octets(), SIX))
         .rule(INPUT, &Rule::begin().count(MALFORMED).verdict(&Verdict::Drop));
-    write
-        .flush_chain(ALLOW)
-        .rule(ALLOW, &Rule::begin().set_mark(ACCEPTED_MARK).count(ACCEPTED).verdict(&Verdict::Accept));
     if defragment {
         // Port 9 is nobody's: the rule is never run.
         write.flush_chain(DEFRAGMENT).rule(DEFRAGMENT, &Rule::begin().transparent_ipv6(9));
@@ -109,15 +109,19 @@ pub(super) fn family(write: &mut Transaction, chain: &str, map: Option<&str>, ha
     write.rule(chain, &Rule::begin().verdict(&Verdict::goto(half.fallback.chain())));
 }
 
-/// Writes the chain of refusals: counted, logged with the generation of the table, answered with a reset.
-pub(super) fn refusals(write: &mut Transaction, generation: u64) {
+/// Writes the chains of both outcomes, which log with the generation of the table. Accepted: marked, counted, logged, let
+/// in. Refused: counted, logged, answered with a reset.
+pub(super) fn outcomes(write: &mut Transaction, generation: u64) {
     let prefix = format!("{LOG_PREFIX}{generation}");
+    let limited = || Rule::begin().limit(LOGGED_PER_SECOND, LOGGED_AT_ONCE);
+    write
+        .flush_chain(ALLOW)
+        .rule(ALLOW, &Rule::begin().set_mark(ACCEPTED_MARK).count(ACCEPTED))
+        .rule(ALLOW, &limited().log(ACCEPT_LOG_GROUP, &prefix, LOG_BYTES, 1))
+        .rule(ALLOW, &Rule::begin().verdict(&Verdict::Accept));
     write
         .flush_chain(DENY)
         .rule(DENY, &Rule::begin().count(REFUSED))
-        .rule(
-            DENY,
-            &Rule::begin().limit(LOGGED_PER_SECOND, LOGGED_AT_ONCE).count(LOGGED).log(LOG_GROUP, &prefix, LOG_BYTES, 1),
-        )
+        .rule(DENY, &limited().count(LOGGED).log(LOG_GROUP, &prefix, LOG_BYTES, 1))
         .rule(DENY, &Rule::begin().reject_with_reset());
 }

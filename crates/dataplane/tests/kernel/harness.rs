@@ -310,14 +310,31 @@ impl Bed {
         self.runtime.block_on(self.dataplane.status()).unwrap().forged
     }
 
-    /// The next record, within the bound.
+    /// The next record of a refusal, within the bound.
     #[track_caller]
     pub(crate) fn record(&mut self) -> Record {
+        self.next_record(false)
+    }
+
+    /// The next record of a connection that was let in and is over, within the bound.
+    #[track_caller]
+    pub(crate) fn permitted(&mut self) -> Record {
+        self.next_record(true)
+    }
+
+    #[track_caller]
+    fn next_record(&mut self, permitted: bool) -> Record {
         let records = &mut self.records;
-        self.runtime
-            .block_on(async { tokio::time::timeout(BOUND, records.recv()).await })
-            .expect("no record within the bound")
-            .expect("the channel of records is open")
+        let next = async {
+            loop {
+                let record = records.recv().await.expect("the channel of records is open");
+                if record.outcome.permitted == permitted {
+                    return record;
+                }
+            }
+        };
+        let bounded = async { tokio::time::timeout(BOUND, next).await };
+        self.runtime.block_on(bounded).expect("no such record within the bound")
     }
 }
 
