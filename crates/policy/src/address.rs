@@ -70,6 +70,7 @@ pub fn parse_port(text: &str) -> Option<u16> {
 }
 
 /// An IPv4-mapped peer is IPv4 (S-57).
+#[inline]
 pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }

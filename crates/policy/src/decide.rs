@@ -92,6 +92,7 @@ impl Reason {
     }
 
     /// Does it permit.
+    #[inline]
     pub fn permits(self) -> bool {
         match self {
             Self::NoAllowPolicies | Self::AllowMatch => true,
@@ -167,6 +168,7 @@ impl Decision {
         Self::of(reason, None, So::default(), generation)
     }
 
+    #[inline]
     fn of(reason: Reason, at: Option<&RuleAt>, so: So<'_>, generation: u64) -> Self {
         let verdict = if reason.permits() { Ok(Permit { _made_here: () }) } else { Err(Denial { reason }) };
         Self {
@@ -208,6 +210,7 @@ impl Snapshot {
         self.evaluate(destination, connection, Seen::Syn, &mut Plain)
     }
 
+    #[inline]
     pub(crate) fn evaluate<'a, R: Recorder<'a>>(
         &'a self,
         destination: &WorkloadId,
@@ -274,6 +277,7 @@ struct So<'a> {
 }
 
 impl Judge<'_> {
+    #[inline]
     fn judge<'a, R: Recorder<'a>>(&self, state: &'a WorkloadState, recorder: &mut R) -> Decision {
         let mode = state.mtls.at(self.connection.port);
         if mode == Effective::Strict && !self.has_mutual_tls() {
@@ -296,6 +300,7 @@ impl Judge<'_> {
     }
 
     /// S-31, with the trials of S-71 before each enforced stage.
+    #[inline]
     fn stages<'a, R: Recorder<'a>>(
         &self,
         ruleset: &'a Ruleset,
@@ -335,6 +340,7 @@ impl Judge<'_> {
     }
 
     /// S-74 to S-76.
+    #[inline]
     fn custom<'a, R: Recorder<'a>>(
         &self,
         custom: &'a [Custom],
@@ -366,6 +372,7 @@ impl Judge<'_> {
         self.connection.answers.iter().find(|(name, _)| name == provider).map(|(_, answer)| *answer)
     }
 
+    #[inline]
     fn has_mutual_tls(&self) -> bool {
         match &self.connection.peer {
             Peer::Anonymous => false,

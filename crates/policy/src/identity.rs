@@ -52,6 +52,7 @@ impl SpiffeId {
     }
 
     /// The mark of the principal.
+    #[inline]
     pub(crate) fn mark(&self) -> u64 {
         self.mark
     }

@@ -29,6 +29,7 @@ impl Mtls {
         Self { rest: Effective::Permissive, ports: BTreeMap::new(), named: None }
     }
 
+    #[inline]
     pub(crate) fn at(&self, port: u16) -> Effective {
         self.ports.get(&port).copied().unwrap_or(self.rest)
     }

@@ -33,6 +33,7 @@ pub(crate) struct RuleAt {
 }
 
 impl RuleAt {
+    #[inline]
     pub(crate) fn rule(&self) -> Option<&CompiledRule> {
         self.policy.rules.get(self.index)
     }
@@ -222,6 +223,7 @@ impl CompiledRule {
     }
 
     /// S-36.
+    #[inline]
     pub(crate) fn truth(&self, view: &View<'_>) -> Truth {
         if !self.can_match() {
             return Truth::False;
@@ -237,6 +239,7 @@ impl CompiledRule {
     }
 }
 
+#[inline]
 fn any(entries: &[CompiledEntry], view: &View<'_>) -> Truth {
     if entries.is_empty() {
         return Truth::True;

@@ -76,6 +76,7 @@ impl Index {
         all.filter(move |candidate| candidate.may_match(coarse)).map(|candidate| candidate.position as usize)
     }
 
+    #[inline]
     fn at_port(&self, port: u16) -> &[Candidate] {
         let Ok(at) = self.ports.binary_search_by_key(&port, |(port, _)| *port) else { return &[] };
         let end = |at: usize| self.ports.get(at).map_or(0, |(_, end)| *end as usize);
@@ -99,6 +100,7 @@ impl Candidate {
         candidate
     }
 
+    #[inline]
     fn may_match(&self, coarse: Coarse) -> bool {
         let named = self.marks == u64::MAX || self.marks & coarse.marks != 0;
         named && coarse.address.is_none_or(|address| (self.first..=self.last).contains(&address))
@@ -106,6 +108,7 @@ impl Candidate {
 }
 
 impl Coarse {
+    #[inline]
     fn of(view: &View<'_>) -> Self {
         let address = match view.source {
             IpAddr::V4(v4) => Some(v4.into()),
