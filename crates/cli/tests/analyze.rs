@@ -143,6 +143,27 @@ fn machines_get_the_same_with_places_in_every_format() {
 }
 
 #[test]
+fn people_are_told_once_and_machines_at_every_place() {
+    let policy =
+        |name: &str| CLEAN.replace("ports, ", &format!("{name}, ")).replace("ports: ['9000']", "methods: [GET]");
+    let text = ["a", "b", "c", "d", "e"].map(policy).join("---\n");
+    let folder = folder(&[("many.yaml", text.as_bytes())]);
+    let count = |format: &str| stdout(&tidegate(folder.path(), &["-o", format, "many.yaml"], None));
+    let json: Value = serde_json::from_str(&count("json")).unwrap();
+    assert_eq!(json["findings"].as_array().unwrap().len(), 1, "{json}");
+    let expected = [4, 9, 14, 19, 24];
+    let sarif: Value = serde_json::from_str(&count("sarif")).unwrap();
+    let line = |result: &Value| result["locations"][0]["physicalLocation"]["region"]["startLine"].as_u64().unwrap();
+    let lines: Vec<u64> = sarif["runs"][0]["results"].as_array().unwrap().iter().map(line).collect();
+    assert_eq!(lines, expected);
+    let github = count("github");
+    assert_eq!(github.lines().count(), expected.len(), "{github}");
+    for line in expected {
+        assert!(github.contains(&format!(",line={line},")), "{github}");
+    }
+}
+
+#[test]
 fn a_clean_set_says_nothing_and_ends_well() {
     let folder = folder(&[("clean.yaml", CLEAN.as_bytes())]);
     for arguments in [&["clean.yaml"][..], &["--profile", "ambient", "."], &["-"]] {

@@ -10,7 +10,9 @@ mod http;
 mod input;
 mod meaning;
 mod mend;
+mod names;
 mod reach;
+mod replaced;
 mod rules;
 mod suppress;
 mod traps;
@@ -30,7 +32,7 @@ pub use diagnostic::{Diagnostic, Edit, Fix, Label, apply, fixed};
 
 use crate::admission::references::{self, World};
 use crate::admission::words;
-use crate::bundle::{Bundle, Fault, Translated};
+use crate::bundle::{Bundle, Fault, Origin, Translated};
 use crate::finding::{Level, Remark};
 use crate::mesh_config::MeshConfig;
 use crate::translate::{AUTHORIZATION_POLICIES, PEER_AUTHENTICATIONS, SECURITY_GROUP};
@@ -74,6 +76,8 @@ pub fn analyze(bundle: &Bundle, options: &Options) -> Report {
     let mut pass = Pass::new(bundle, &translated, options);
     input::problems(&mut pass);
     input::settings(&mut pass);
+    names::refused(&mut pass);
+    replaced::findings(&mut pass);
     policies(&mut pass);
     peer_authentications(&mut pass);
     rules::fates(&mut pass);
@@ -184,7 +188,7 @@ impl<'a> Pass<'a> {
     fn new(bundle: &'a Bundle, translated: &'a Translated, options: &Options) -> Self {
         let refused = |plural: &str, id: &PolicyId| {
             let key = Key::namespaced(SECURITY_GROUP, plural, &id.namespace, &id.name);
-            translated.translator.findings_of(&key).iter().any(Finding::refuses)
+            names::wrong(&key).is_some() || translated.translator.findings_of(&key).iter().any(Finding::refuses)
         };
         let mut admitted = translated.mesh.clone();
         admitted.policies.retain(|one| !refused(AUTHORIZATION_POLICIES, &one.id));
@@ -242,13 +246,17 @@ impl<'a> View<'a> {
         let group =
             if plural == AUTHORIZATION_POLICIES || plural == PEER_AUTHENTICATIONS { SECURITY_GROUP } else { "" };
         let key = Key::namespaced(group, plural, namespace, name);
-        let origin = pass.bundle.origin(&key);
+        Self::at_origin(pass.bundle, key.clone(), pass.bundle.objects().get(&key), pass.bundle.origin(&key))
+    }
+
+    /// An object that stands there.
+    fn at_origin(bundle: &'a Bundle, key: Key, object: Option<&'a Arc<Object>>, origin: Option<&'a Origin>) -> Self {
         let text = origin.map_or(0, |origin| origin.text);
         Self {
-            object: pass.bundle.objects().get(&key),
+            object,
             text,
-            written: pass.bundle.texts().get(text).map_or("", |read| read.text.as_str()),
-            document: pass.bundle.document(&key),
+            written: bundle.texts().get(text).map_or("", |read| read.text.as_str()),
+            document: origin.and_then(|origin| bundle.texts().get(text)?.documents.get(origin.document)),
             prefix: origin.map_or("", |origin| origin.prefix.as_str()),
             key,
         }

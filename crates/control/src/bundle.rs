@@ -9,6 +9,7 @@ mod templates;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use api::yaml::{Document, Node, Span};
 use api::{Key, Object, Objects};
@@ -99,6 +100,7 @@ pub struct Bundle {
     texts: Vec<Read>,
     objects: Objects,
     origins: BTreeMap<Key, Origin>,
+    replaced: Vec<Replaced>,
     problems: Vec<Problem>,
 }
 
@@ -111,6 +113,17 @@ pub struct Origin {
     pub document: usize,
     /// The path of the object in the document: empty, `items[3]` in a list, `spec.template` for the pod of a template.
     pub prefix: String,
+}
+
+/// An object that a later one of its kind, namespace and name took the place of.
+#[derive(Clone, Debug)]
+pub struct Replaced {
+    /// The name that both have.
+    pub key: Key,
+    /// The object as it would be without the later one.
+    pub object: Arc<Object>,
+    /// Where it stands.
+    pub origin: Origin,
 }
 
 /// A mesh with what its reading said.
@@ -148,6 +161,11 @@ impl Bundle {
     /// What is wrong, in the order of the texts.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
+    }
+
+    /// Objects of which only the last one of their name is among [`Bundle::objects`], in the order of the texts.
+    pub fn replaced(&self) -> &[Replaced] {
+        &self.replaced
     }
 
     /// Where an object stands.
@@ -198,9 +216,17 @@ impl Bundle {
         self.translate(profile, settings).mesh
     }
 
+    /// Keeps what is about to be replaced: what is wrong with it is told all the same.
+    fn keep_replaced(&mut self, key: &Key) {
+        if let (Some(object), Some(origin)) = (self.objects.get(key), self.origins.get(key)) {
+            let (object, origin) = (Arc::clone(object), origin.clone());
+            self.replaced.push(Replaced { key: key.clone(), object, origin });
+        }
+    }
+
     fn put(&mut self, key: Key, object: Object, origin: Origin) {
         let revision = self.objects.revision();
-        let change = api::events::Change::Put { old: None, new: std::sync::Arc::new(object) };
+        let change = api::events::Change::Put { old: None, new: Arc::new(object) };
         self.objects.apply(&api::Event { revision, key: key.clone(), change });
         self.origins.insert(key, origin);
     }

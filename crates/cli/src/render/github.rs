@@ -7,7 +7,7 @@ use super::{Shown, end};
 
 /// The findings as workflow commands.
 pub(crate) fn github(diagnostics: &[Diagnostic], texts: &[Shown<'_>]) -> String {
-    diagnostics.iter().map(|one| command(one, texts)).collect()
+    diagnostics.iter().flat_map(Diagnostic::each).map(|one| command(one, texts)).collect()
 }
 
 fn command(one: &Diagnostic, texts: &[Shown<'_>]) -> String {

@@ -15,7 +15,8 @@ pub(crate) fn sarif(diagnostics: &[Diagnostic], texts: &[Shown<'_>]) -> Value {
     let used: BTreeMap<&str, Entry> = diagnostics.iter().map(|one| (one.entry.number, one.entry)).collect();
     let index: BTreeMap<&str, usize> = used.keys().enumerate().map(|(index, number)| (*number, index)).collect();
     let rules: Vec<Value> = used.values().map(rule).collect();
-    let results: Vec<Value> = diagnostics.iter().map(|one| result(one, texts, index.get(one.entry.number))).collect();
+    let each = diagnostics.iter().flat_map(Diagnostic::each);
+    let results: Vec<Value> = each.map(|one| result(one, texts, index.get(one.entry.number))).collect();
     object!({
         "$schema": SCHEMA, "version": "2.1.0",
         "runs": [{

@@ -28,6 +28,8 @@ pub struct Diagnostic {
     pub fix: Option<Fix>,
     /// Whether it is so only on ports that carry TCP, and nothing says what these carry.
     pub(crate) unsure: bool,
+    /// All that this one stands for, itself among them; empty if it stands for itself only.
+    pub(crate) alike: Vec<Self>,
 }
 
 /// A place with words.
@@ -71,12 +73,26 @@ impl Diagnostic {
     /// One without places yet.
     pub(crate) fn new(entry: Entry, message: impl Into<String>) -> Self {
         let (labels, notes) = (Vec::new(), Vec::new());
-        Self { entry, level: entry.level, message: message.into(), labels, notes, fix: None, unsure: false }
+        Self {
+            entry,
+            level: entry.level,
+            message: message.into(),
+            labels,
+            notes,
+            fix: None,
+            unsure: false,
+            alike: Vec::new(),
+        }
     }
 
     /// One on an input that could not be read at all.
     pub fn unreadable(name: &str, why: &str) -> Self {
         Self::new(Code::NotText.entry(), format!("{name}: {why}"))
+    }
+
+    /// What it stands for, each with its own place: what machines are given, which show findings beside their lines.
+    pub fn each(&self) -> &[Self] {
+        if self.alike.is_empty() { std::slice::from_ref(self) } else { &self.alike }
     }
 
     pub(crate) fn at(mut self, text: usize, span: &Span, says: impl Into<String>) -> Self {
@@ -133,6 +149,10 @@ pub(crate) fn folded(all: Vec<Diagnostic>) -> Vec<Diagnostic> {
         };
         let count = more.entry(one.entry.number).or_default();
         *count += 1;
+        if first.alike.is_empty() {
+            first.alike.push(first.clone());
+        }
+        first.alike.push(one.clone());
         if *count <= ALIKE_MAX {
             first.labels.extend(one.labels.into_iter().next());
         }

@@ -74,6 +74,11 @@ fn is_on_rule(found: &Finding) -> bool {
     ON_RULES.contains(&found.code) && matches!(found.path.steps(), [_, _, policy::finding::Step::Index(_)])
 }
 
+/// Whether a finding is about what is written, and not about what a rule is good for on the ports of a workload.
+pub(super) fn is_of_the_document(found: &Finding) -> bool {
+    !ON_RULES.contains(&found.code) && found.code != Code::AllowsNothing && !is_empty_value(found)
+}
+
 /// An empty string is no port and no address either, which needs no saying beside that it is empty.
 fn is_empty_value(found: &Finding) -> bool {
     matches!(found.code, Code::BadPort | Code::BadIp) && found.message.starts_with("``")

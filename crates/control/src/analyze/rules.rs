@@ -90,7 +90,9 @@ fn dead(pass: &Pass<'_>, name: &RuleName) -> Diagnostic {
     let message = "no connection that comes to this rule can match it";
     let told =
         view.value_at(Diagnostic::new(Code::NeverMatches.entry(), message), &format!("spec.rules[{}]", name.rule), "");
-    told.note("proved for all connections: what the rule demands excludes itself, or is refused before")
+    told.note(
+        "proved for all connections: what the rule demands excludes itself, or STRICT mutual TLS refuses it before",
+    )
 }
 
 fn hidden(pass: &Pass<'_>, name: &RuleName, by: &[RuleName], code: Code) -> Diagnostic {

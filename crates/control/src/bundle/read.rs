@@ -184,6 +184,7 @@ impl Reader<'_> {
             let other = self.name_of(earlier);
             let message = format!("{kind} `{}` stands twice; the last one counts: remove one", shown(&key));
             self.tell(Fault::DuplicateObject, span(document, &origin.path("metadata.name")), other, message);
+            self.bundle.keep_replaced(&key);
         }
         self.bundle.put(key, object, origin);
     }
