@@ -4,7 +4,7 @@
 use control::bundle::{Bundle, DEFAULT_NAMESPACE, Text, read};
 use control::explain::{Asked, Report, Setting, ends, report, smallest, text, verdict_sentence};
 use policy::Profile;
-use policy::ask::Verdict;
+use policy::ask::{Asker, Verdict};
 
 const WORKLOADS: &str = "\
 apiVersion: apps/v1
@@ -60,6 +60,16 @@ fn explain(policies: &[(String, String)], asked: &Asked<'_>, profile: Profile) -
         if report.answer.verdict == wanted { None } else { smallest(&setting, &translated.mesh, &ends, &wanted) }
     };
     (report.allows, report.denies) = (edit(Verdict::Allow), edit(Verdict::Deny));
+    // Where everything is one text, among documents of other namespaces, the edit is the same.
+    let other = |name: &str| format!("---\n# elsewhere\n{}---\n", policy(name, "{}").1.replace("foo", "elsewhere"));
+    let joined: String = policies.iter().flat_map(|(name, text)| [other(name), text.clone()]).collect();
+    let whole = self::bundle(&[("whole.yaml".to_owned(), joined)]);
+    let setting = Setting { bundle: &whole, ..setting };
+    for (wanted, found) in [(Verdict::Allow, &report.allows), (Verdict::Deny, &report.denies)] {
+        let again = (report.answer.verdict != wanted).then(|| smallest(&setting, &translated.mesh, &ends, &wanted));
+        assert_eq!(again.flatten().map(|one| one.says), found.as_ref().map(|one| one.says.clone()));
+    }
+    assert_eq!(Asker::new(translated.mesh).verdict(&ends.to, &ends.question), report.answer.verdict);
     let sentence = verdict_sentence(&ends, &report);
     let reports = [report];
     let shown = text(&ends, &reports);

@@ -31,7 +31,10 @@ fn asker(text: &str, profile: Profile, config: &str) -> Asker {
 
 fn ask(asker: &Asker, port: u16) -> Answer {
     let peer = Peer::Attested(SpiffeId::new("cluster.local", "default", "client").unwrap());
-    asker.ask(&WorkloadId::new("default", "web"), &Question::new(peer, port))
+    let (web, question) = (WorkloadId::new("default", "web"), Question::new(peer, port));
+    let answer = asker.ask(&web, &question);
+    assert_eq!(asker.verdict(&web, &question), answer.verdict, "the short way and the long one");
+    answer
 }
 
 /// `allow`, `deny`, or `depends: ` and on what.

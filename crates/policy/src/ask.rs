@@ -170,6 +170,20 @@ impl Asker {
         }
     }
 
+    /// Only the verdict of [`Self::ask`], which costs less where it depends on nothing.
+    pub fn verdict(&self, destination: &WorkloadId, question: &Question) -> Verdict {
+        let simple = || {
+            let tcp = quick(&self.tcp, destination, question)?;
+            let http = match self.class_of(destination, question.port).carries {
+                Carries::Tcp => return Some(tcp),
+                Carries::Http => return quick(&self.http, destination, question),
+                Carries::Detected => quick(&self.http, destination, question)?,
+            };
+            (tcp == http).then_some(tcp)
+        };
+        simple().unwrap_or_else(|| self.ask(destination, question).verdict)
+    }
+
     /// Answers.
     pub fn ask(&self, destination: &WorkloadId, question: &Question) -> Answer {
         let class = self.class_of(destination, question.port);
@@ -182,6 +196,32 @@ impl Asker {
         };
         Answer { verdict, class, tcp, http }
     }
+}
+
+/// The verdict of [`tell`] without its reasons, where every address gives the same and nothing else is unknown.
+fn quick(snapshot: &Snapshot, destination: &WorkloadId, question: &Question) -> Option<Verdict> {
+    let pairs = combinations(snapshot, destination, question).pairs;
+    if pairs.len() > TRIED_MAX {
+        return None;
+    }
+    let mut connection = Connection {
+        sni: question.sni.clone(),
+        answers: question.answers.clone(),
+        ..Connection::new(
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            question.peer.clone(),
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            question.port,
+        )
+    };
+    let mut all = pairs.into_iter().map(|(from, to)| {
+        (connection.source, connection.destination) = (from, to);
+        let decision = snapshot.decide(destination, &connection);
+        (decision.reason != Reason::NeedsProxyPath).then(|| decision.is_permitted())
+    });
+    let first = all.next()??;
+    let verdict = if first { Verdict::Allow } else { Verdict::Deny };
+    all.all(|one| one == Some(first)).then_some(verdict)
 }
 
 /// S-85: which engine it will be is not known.

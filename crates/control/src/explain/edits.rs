@@ -1,6 +1,6 @@
 //! The smallest edit of the manifests that turns an answer: tried on the texts, read again, decided again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::yaml::{documents, print};
@@ -13,7 +13,7 @@ use super::candidates::{self, Change, Look};
 use super::{Ends, around, diff, key};
 use crate::bundle::{self, Bundle, Text};
 use crate::edit;
-use crate::mesh_config::MeshConfig;
+use crate::mesh_config::{self, MeshConfig};
 
 /// Edits one after the other: as many stages as can each hold a connection up, and some more.
 const ROUNDS_MAX: usize = 6;
@@ -46,6 +46,8 @@ pub struct Setting<'a> {
 #[derive(Clone)]
 struct State {
     texts: BTreeMap<usize, String>,
+    /// How long the documents are that were edited, by text and number.
+    lengths: BTreeMap<(usize, usize), usize>,
     new: Option<(String, String)>,
     mesh: Mesh,
     says: Vec<String>,
@@ -53,7 +55,8 @@ struct State {
 
 /// The smallest edit found after which the answer is `wanted`, which is allow or deny.
 pub fn smallest(setting: &Setting<'_>, mesh: &Mesh, ends: &Ends, wanted: &Verdict) -> Option<Proposal> {
-    let mut state = State { texts: BTreeMap::new(), new: None, mesh: around(mesh, ends), says: Vec::new() };
+    let (texts, lengths) = (BTreeMap::new(), BTreeMap::new());
+    let mut state = State { texts, lengths, new: None, mesh: around(mesh, ends), says: Vec::new() };
     let mut reached = false;
     for _ in 0..ROUNDS_MAX {
         let asker = Asker::new(state.mesh.clone());
@@ -82,7 +85,7 @@ pub fn smallest(setting: &Setting<'_>, mesh: &Mesh, ends: &Ends, wanted: &Verdic
         state = best?.1;
     }
     // Nothing is shown that has not gone the whole way: texts, objects, mesh, snapshot, answer.
-    (reached && state.again(setting, ends) == *wanted).then(|| state.proposal(setting.bundle))
+    (reached && state.again(setting, ends).as_ref() == Some(wanted)).then(|| state.proposal(setting.bundle))
 }
 
 type Deciding = (policy::Reason, Option<Arc<PolicyId>>, Option<usize>);
@@ -141,6 +144,8 @@ impl State {
             parent.insert("spec".to_owned(), change.spec.clone());
             let edited = edit::rewrite(text, document, &value)?;
             let size = diff::size(text, &edited);
+            let length = (document.range.len() + edited.len()).checked_sub(text.len())?;
+            next.lengths.insert((origin.text, origin.document), length);
             next.texts.insert(origin.text, edited);
             object = setting.bundle.objects().get(&key(&change.policy))?.value().clone();
             object.as_object_mut()?.insert("spec".to_owned(), change.spec.clone());
@@ -153,16 +158,40 @@ impl State {
     }
 
     /// What the edited texts answer, read from their bytes.
-    fn again(&self, setting: &Setting<'_>, ends: &Ends) -> Verdict {
-        let mut texts: Vec<Text> = Vec::new();
-        for (index, read) in setting.bundle.texts().iter().enumerate() {
-            let text = self.texts.get(&index).unwrap_or(&read.text);
-            texts.push(Text { name: read.name.clone(), bytes: text.clone().into_bytes() });
-        }
+    fn again(&self, setting: &Setting<'_>, ends: &Ends) -> Option<Verdict> {
+        let mut texts = self.near(setting.bundle, ends)?;
         texts.extend(self.new.clone().map(|(name, text)| Text { name, bytes: text.into_bytes() }));
         let bundle = bundle::read(texts, setting.namespace);
         let mesh = bundle.mesh(setting.profile, setting.config);
-        Asker::new(around(&mesh, ends)).ask(&ends.to, &ends.question).verdict
+        Some(Asker::new(around(&mesh, ends)).ask(&ends.to, &ends.question).verdict)
+    }
+
+    /// The documents that the answer can depend on: those of the destination's namespace, of the root's and the settings', and
+    /// what is in no namespace. Each is a text of its own, so that none can run into the next one. An edit leaves the bytes of
+    /// all other documents as they are.
+    fn near(&self, bundle: &Bundle, ends: &Ends) -> Option<Vec<Text>> {
+        let near = [&ends.to.namespace, &self.mesh.settings.root_namespace, mesh_config::NAMESPACE];
+        let wanted: BTreeSet<(usize, usize)> = bundle
+            .objects()
+            .all()
+            .filter(|(key, _)| key.namespace.as_deref().is_none_or(|namespace| near.contains(&namespace)))
+            .filter_map(|(key, _)| bundle.origin(&key).map(|origin| (origin.text, origin.document)))
+            .collect();
+        let mut texts = Vec::new();
+        for (index, read) in bundle.texts().iter().enumerate() {
+            let text = self.texts.get(&index).unwrap_or(&read.text);
+            let mut start = 0;
+            for (number, document) in read.documents.iter().enumerate() {
+                let at = (index, number);
+                let end = start + self.lengths.get(&at).copied().unwrap_or_else(|| document.range.len());
+                if wanted.contains(&at) {
+                    let bytes = text.get(start..end)?.as_bytes().to_vec();
+                    texts.push(Text { name: read.name.clone(), bytes });
+                }
+                start = end;
+            }
+        }
+        Some(texts)
     }
 
     fn proposal(&self, bundle: &Bundle) -> Proposal {

@@ -44,7 +44,7 @@ pub fn matrix(mesh: Mesh, port: u16) -> Matrix {
                 let mut question = Question::new(peer.clone(), port);
                 question.source = *source;
                 question.destination = *destination;
-                asker.ask(to, &question).verdict
+                asker.verdict(to, &question)
             };
             known.entry(key).or_insert_with(ask).clone()
         };
