@@ -138,7 +138,7 @@ fn a_probe_that_hangs_is_ended_when_its_time_is_over() {
         let now = must(&mesh, running);
         assert!(now.lines().count() <= 1, "probes pile up: {now}");
         seen.extend(now.lines().map(str::to_owned));
-        assert!(begun.elapsed() < Duration::from_secs(60), "it is not asked again: {seen:?}");
+        assert!(begun.elapsed() < Duration::from_mins(1), "it is not asked again: {seen:?}");
     }
 }
 
