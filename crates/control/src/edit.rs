@@ -2,35 +2,16 @@
 //!
 //! The change is read back: a text that does not say exactly the value wanted is none at all.
 
-use std::ops::Range;
-
 use api::yaml::{Children, Document, Node, documents, print};
 use serde_json::{Map, Value};
 
-use crate::inject::edit::{after, dash, indented};
-
-/// Text in the place of other text.
-struct Change {
-    bytes: Range<usize>,
-    text: String,
-}
+use crate::inject::edit::{Change, add_fields, after, dash, indented, splice};
 
 /// The text with `document`, which is a part of it, saying `wanted`; none where that takes more than this module knows.
 pub(crate) fn rewrite(text: &str, document: &Document, wanted: &Value) -> Option<String> {
     let mut changes = Vec::new();
     compare(text, document.root.as_ref()?, &document.value, wanted, &mut changes)?;
-    changes.sort_by_key(|change| (change.bytes.start, change.bytes.end));
-    let mut part = String::new();
-    let mut from = document.range.start;
-    for change in changes {
-        part.push_str(text.get(from..change.bytes.start)?);
-        if change.bytes.is_empty() && !part.is_empty() && !part.ends_with('\n') {
-            part.push('\n');
-        }
-        part.push_str(&change.text);
-        from = change.bytes.end;
-    }
-    part.push_str(text.get(from..document.range.end)?);
+    let part = splice(text, document.range.clone(), changes)?;
     let read = documents(&part);
     let [again] = read.as_slice() else { return None };
     let says = again.problems.is_empty() && again.value == *wanted;
@@ -79,17 +60,7 @@ fn fields(
             changes.push(Change { bytes: start..after(text, &field.node)?, text: String::new() });
         }
     }
-    let added: Map<String, Value> = new
-        .iter()
-        .filter(|(key, _)| !old.contains_key(*key))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect();
-    if !added.is_empty() {
-        let at = after(text, node)?;
-        let column = node.span.column.saturating_sub(1);
-        changes.push(Change { bytes: at..at, text: indented(&Value::Object(added), column) });
-    }
-    Some(())
+    add_fields(text, node, old, new, changes)
 }
 
 /// One run of items more, less, or other ones.
@@ -115,7 +86,7 @@ fn items(text: &str, node: &Node, old: &[Value], new: &[Value], changes: &mut Ve
             Some(next) => dash(text, next)?.0,
             None => after(text, node)?,
         };
-        changes.push(Change { bytes: at..at, text: indented(&Value::Array(come.to_vec()), column) });
+        changes.push(Change::insertion(at, indented(&Value::Array(come.to_vec()), column)));
     }
     Some(())
 }

@@ -3,36 +3,49 @@
 //! Only additions in block style are known here. Whatever else would have to change is left to the caller, who prints the
 //! document anew; and who checks, in any case, that the text reads as the value it should have.
 
+use std::ops::Range;
+
 use api::yaml::{Children, Node, print};
 use serde_json::{Map, Value};
 
-/// Text that goes in at a place.
-struct Insertion {
-    at: usize,
-    text: String,
+/// Text in the place of other text; an insertion takes the place of none.
+pub(crate) struct Change {
+    pub(crate) bytes: Range<usize>,
+    pub(crate) text: String,
+}
+
+impl Change {
+    pub(crate) fn insertion(at: usize, text: String) -> Self {
+        Self { bytes: at..at, text }
+    }
 }
 
 /// The part `range` of `text`, changed so that it says `new` instead of `old`; none if that takes more than additions.
-pub(super) fn add(text: &str, range: std::ops::Range<usize>, root: &Node, old: &Value, new: &Value) -> Option<String> {
+pub(super) fn add(text: &str, range: Range<usize>, root: &Node, old: &Value, new: &Value) -> Option<String> {
     let mut insertions = Vec::new();
     compare(text, root, old, new, &mut insertions)?;
-    // Stable, so that at one place the inner addition stays before the outer one.
-    insertions.sort_by_key(|insertion| insertion.at);
-    let mut out = String::new();
-    let mut from = range.start;
-    for insertion in insertions {
-        out.push_str(text.get(from..insertion.at)?);
-        if !out.is_empty() && !out.ends_with('\n') {
-            out.push('\n');
-        }
-        out.push_str(&insertion.text);
-        from = insertion.at;
-    }
-    out.push_str(text.get(from..range.end)?);
-    Some(out)
+    splice(text, range, insertions)
 }
 
-fn compare(text: &str, node: &Node, old: &Value, new: &Value, insertions: &mut Vec<Insertion>) -> Option<()> {
+/// The part `range` of `text` with these changes; what goes in begins a line.
+pub(crate) fn splice(text: &str, range: Range<usize>, mut changes: Vec<Change>) -> Option<String> {
+    // Stable, so that at one place the inner addition stays before the outer one.
+    changes.sort_by_key(|change| (change.bytes.start, change.bytes.end));
+    let mut part = String::new();
+    let mut from = range.start;
+    for change in changes {
+        part.push_str(text.get(from..change.bytes.start)?);
+        if change.bytes.is_empty() && !part.is_empty() && !part.ends_with('\n') {
+            part.push('\n');
+        }
+        part.push_str(&change.text);
+        from = change.bytes.end;
+    }
+    part.push_str(text.get(from..range.end)?);
+    Some(part)
+}
+
+fn compare(text: &str, node: &Node, old: &Value, new: &Value, insertions: &mut Vec<Change>) -> Option<()> {
     if old == new {
         return Some(());
     }
@@ -57,7 +70,7 @@ fn fields(
     node: &Node,
     old: &Map<String, Value>,
     new: &Map<String, Value>,
-    insertions: &mut Vec<Insertion>,
+    insertions: &mut Vec<Change>,
 ) -> Option<()> {
     for (key, before) in old {
         let after = new.get(key)?;
@@ -65,30 +78,39 @@ fn fields(
             compare(text, &node.field(key)?.node, before, after, insertions)?;
         }
     }
+    add_fields(text, node, old, new, insertions)
+}
+
+/// The fields that are new go in behind the ones there are.
+pub(crate) fn add_fields(
+    text: &str,
+    node: &Node,
+    old: &Map<String, Value>,
+    new: &Map<String, Value>,
+    changes: &mut Vec<Change>,
+) -> Option<()> {
     let added: Map<String, Value> = new
         .iter()
         .filter(|(key, _)| !old.contains_key(*key))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
     if !added.is_empty() {
-        insertions.push(Insertion {
-            at: after(text, node)?,
-            text: indented(&Value::Object(added), node.span.column.saturating_sub(1)),
-        });
+        let column = node.span.column.saturating_sub(1);
+        changes.push(Change::insertion(after(text, node)?, indented(&Value::Object(added), column)));
     }
     Some(())
 }
 
-fn items(text: &str, node: &Node, old: &[Value], new: &[Value], insertions: &mut Vec<Insertion>) -> Option<()> {
+fn items(text: &str, node: &Node, old: &[Value], new: &[Value], insertions: &mut Vec<Change>) -> Option<()> {
     let more = new.len().checked_sub(old.len())?;
     let start = (0..=more).find(|start| new.get(*start..start + old.len()) == Some(old))?;
     let (front, back) = (new.get(..start)?, new.get(start + old.len()..)?);
     let (line, column) = dash(text, node.items().first()?)?;
     if !front.is_empty() {
-        insertions.push(Insertion { at: line, text: indented(&Value::Array(front.to_vec()), column) });
+        insertions.push(Change::insertion(line, indented(&Value::Array(front.to_vec()), column)));
     }
     if !back.is_empty() {
-        insertions.push(Insertion { at: after(text, node)?, text: indented(&Value::Array(back.to_vec()), column) });
+        insertions.push(Change::insertion(after(text, node)?, indented(&Value::Array(back.to_vec()), column)));
     }
     Some(())
 }
