@@ -75,6 +75,32 @@ pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
+/// An address as rules look at it: never an IPv4-mapped one (S-57), and a number, which is cheaper to hand on and to compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    V4(u32),
+    V6(u128),
+}
+
+impl From<IpAddr> for Address {
+    #[inline]
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self::V4(v4.into()),
+            IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or_else(|| Self::V6(v6.into()), |v4| Self::V4(v4.into())),
+        }
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::V4(v4) => Ipv4Addr::from(v4).fmt(f),
+            Self::V6(v6) => Ipv6Addr::from(v6).fmt(f),
+        }
+    }
+}
+
 /// The address as a number, comparable only within its family.
 pub(crate) fn number(address: IpAddr) -> u128 {
     match address {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::address::canonical;
 use crate::identity::Peer;
 use crate::matcher::{Names, View};
 use crate::mesh::{PolicyId, Profile, SameNode, Settings, WorkloadId};
@@ -403,7 +402,7 @@ impl Judge<'_> {
             Seen::Bytes => Some(sni.as_deref().unwrap_or_default()),
             Seen::Syn => None,
         };
-        View { source: canonical(*source), destination: canonical(*destination), port: *port, names, server_name }
+        View { source: (*source).into(), destination: (*destination).into(), port: *port, names, server_name }
     }
 }
 

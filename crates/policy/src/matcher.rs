@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::address::Block;
+use crate::address::{Address, Block};
 use crate::identity::{PeerName, SCHEME, SpiffeId, mark};
 
 /// Whether something holds; `Unknown` only while bytes of the connection have not been seen.
@@ -38,11 +38,11 @@ impl Truth {
     }
 }
 
-/// What of a connection the matchers see: addresses canonical, identity already dropped where the mode drops it.
+/// What of a connection the matchers see: identity already dropped where the mode drops it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View<'a> {
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
     pub(crate) port: u16,
     pub(crate) names: Names<'a>,
     /// The server name, empty if there is none; `None` while it is not known.
@@ -222,10 +222,10 @@ impl Blocks {
         Self { v4, v6 }
     }
 
-    pub(crate) fn contain(&self, address: IpAddr) -> bool {
+    pub(crate) fn contain(&self, address: Address) -> bool {
         match address {
-            IpAddr::V4(address) => within(&self.v4, address.into()),
-            IpAddr::V6(address) => within(&self.v6, address.into()),
+            Address::V4(address) => within(&self.v4, address),
+            Address::V6(address) => within(&self.v6, address),
         }
     }
 
@@ -450,7 +450,14 @@ mod tests {
         );
         assert_eq!(blocks.v4, [(0, 0), (0x0a00_0000, 0x0aff_ffff), (u32::MAX, u32::MAX)]);
         assert_eq!(blocks.v6, [(0, u128::MAX)]);
-        assert!(blocks.contain("255.255.255.255".parse().unwrap()));
-        assert!(!blocks.contain("11.0.0.0".parse().unwrap()));
+        for (address, expected) in [
+            ("255.255.255.255", true),
+            ("11.0.0.0", false),
+            ("::ffff:10.1.2.3", true),
+            ("::ffff:11.0.0.0", false),
+            ("::2", true),
+        ] {
+            assert_eq!(blocks.contain(address.parse::<std::net::IpAddr>().unwrap().into()), expected, "{address}");
+        }
     }
 }

@@ -182,10 +182,15 @@ impl Stage {
     /// The rules that match, by way of the index; ends at the first certain one.
     #[inline]
     pub(crate) fn find(&self, view: &View<'_>) -> Found<'_> {
-        let mut found = Found::default();
-        if self.rules.is_empty() {
-            return found; // most stages of most workloads
+        // Most stages of most workloads are empty, and most ports that are not a workload's own are in no rule.
+        if self.rules.is_empty() || !self.index.has(view.port) {
+            return Found::default();
         }
+        self.find_at(view)
+    }
+
+    fn find_at(&self, view: &View<'_>) -> Found<'_> {
+        let mut found = Found::default();
         for at in self.index.candidates(view).filter_map(|position| self.rules.get(position)) {
             found.add(at, at.rule().map_or(Truth::False, |rule| rule.truth(view)));
             if found.certain.is_some() {

@@ -1,9 +1,8 @@
 //! Which rules of a stage are worth looking at: by port, and by a coarse word on the source that lies beside the position, so that most
 //! rules are passed over without touching their memory. The index only ever leaves out rules that cannot match.
 
-use std::net::IpAddr;
-
 use super::RuleAt;
+use crate::address::Address;
 use crate::compile::rule::{CompiledEntry, CompiledRule};
 use crate::matcher::{Names, Set, View};
 
@@ -13,8 +12,7 @@ const INDEXED_PORTS_MAX: usize = 64;
 /// Positions of rules, ascending for each port.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// The ports that some rule is bound to, ascending, each with where its candidates end.
-    ports: Vec<(u16, u32)>,
+    ports: Ports,
     by_port: Vec<Candidate>,
     /// The rules that are not bound to a few ports.
     any_port: Vec<Candidate>,
@@ -52,14 +50,22 @@ impl Index {
             }
         }
         bound.sort_by_key(|(port, candidate)| (*port, candidate.position));
+        let mut at_port: Vec<AtPort> = Vec::new();
         for (end, (port, candidate)) in (1_u32..).zip(bound) {
             index.by_port.push(candidate);
-            match index.ports.last_mut() {
-                Some(last) if last.0 == port => last.1 = end,
-                _ => index.ports.push((port, end)),
+            match at_port.last_mut() {
+                Some(last) if last.port == port => last.end = end,
+                _ => at_port.push(AtPort { port, start: end - 1, end }),
             }
         }
+        index.ports = Ports::new(&at_port);
         index
+    }
+
+    /// Can any rule match on this port.
+    #[inline]
+    pub(super) fn has(&self, port: u16) -> bool {
+        !self.any_port.is_empty() || self.ports.at(port).is_some()
     }
 
     /// Positions of all rules that may match, ascending.
@@ -78,10 +84,64 @@ impl Index {
 
     #[inline]
     fn at_port(&self, port: u16) -> &[Candidate] {
-        let Ok(at) = self.ports.binary_search_by_key(&port, |(port, _)| *port) else { return &[] };
-        let end = |at: usize| self.ports.get(at).map_or(0, |(_, end)| *end as usize);
-        let start = at.checked_sub(1).map_or(0, end);
-        self.by_port.get(start..end(at)).unwrap_or_default()
+        let at = self.ports.at(port).unwrap_or_default();
+        self.by_port.get(at.start as usize..at.end as usize).unwrap_or_default()
+    }
+}
+
+/// Where the candidates of one port are; never without any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct AtPort {
+    port: u16,
+    start: u32,
+    end: u32,
+}
+
+/// The ports that some rule is bound to: a table at most half full, walked from where the port's hash points to until a free place.
+#[derive(Debug, Default)]
+struct Ports {
+    // INVARIANT: its length is a power of two, or it is empty; a place with `end == 0` is free, and one always is.
+    places: Vec<AtPort>,
+}
+
+impl Ports {
+    fn new(all: &[AtPort]) -> Self {
+        let places = if all.is_empty() { 0 } else { (2 * all.len()).next_power_of_two() };
+        let mut ports = Self { places: vec![AtPort::default(); places] };
+        for one in all {
+            let mut place = ports.start(one.port);
+            while ports.places.get(place).is_some_and(|taken| taken.end != 0) {
+                place = ports.after(place);
+            }
+            if let Some(free) = ports.places.get_mut(place) {
+                *free = *one;
+            }
+        }
+        ports
+    }
+
+    #[inline]
+    fn at(&self, port: u16) -> Option<AtPort> {
+        let mut place = self.start(port);
+        loop {
+            let found = self.places.get(place).filter(|found| found.end != 0)?;
+            if found.port == port {
+                return Some(*found);
+            }
+            place = self.after(place);
+        }
+    }
+
+    #[inline]
+    fn start(&self, port: u16) -> usize {
+        // The golden ratio of 16 bits spreads neighbours, as ports mostly are; its high bits are the well mixed ones.
+        let mixed = usize::from(port.wrapping_mul(0x9e37));
+        (mixed * self.places.len()) >> 16
+    }
+
+    #[inline]
+    fn after(&self, place: usize) -> usize {
+        (place + 1) & self.places.len().wrapping_sub(1)
     }
 }
 
@@ -111,8 +171,8 @@ impl Coarse {
     #[inline]
     fn of(view: &View<'_>) -> Self {
         let address = match view.source {
-            IpAddr::V4(v4) => Some(v4.into()),
-            IpAddr::V6(_) => None,
+            Address::V4(v4) => Some(v4),
+            Address::V6(_) => None,
         };
         let marks = match view.names {
             Names::None => 0,
@@ -158,4 +218,28 @@ pub(crate) fn bound_ports(rule: &CompiledRule) -> Option<Vec<u16>> {
 
 fn ports(entry: &CompiledEntry) -> Option<&[u16]> {
     wanted(entry).find_map(|set| if let Set::Ports(ports) = set { Some(ports.as_slice()) } else { None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AtPort, Ports};
+
+    #[test]
+    fn a_port_is_found_among_any_number_of_others() {
+        for step in [1, 2, 3, 7, 256, 4_099, 65_535] {
+            for count in [0, 1, 2, 3, 100, 65_536_u32] {
+                let all: Vec<AtPort> = (0_u16..=u16::MAX)
+                    .step_by(step)
+                    .zip(0..count)
+                    .map(|(port, start)| AtPort { port, start, end: start + 1 })
+                    .collect();
+                let ports = Ports::new(&all);
+                let mut wanted = all.iter().peekable();
+                for port in 0..=u16::MAX {
+                    let found = wanted.next_if(|next| next.port == port).copied();
+                    assert_eq!(ports.at(port), found, "port {port} of {count} by {step}");
+                }
+            }
+        }
+    }
 }

@@ -234,6 +234,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::{Identities, products};
+    use crate::address::Address;
     use crate::identity::SpiffeId;
     use crate::matcher::{Names, Set, TextSet, Truth, View, namespace_glob};
 
@@ -282,8 +283,8 @@ mod tests {
         let mut seen = Vec::new();
         for class in &identities.classes {
             let view = |id| View {
-                source: [0, 0, 0, 0].into(),
-                destination: [0, 0, 0, 0].into(),
+                source: Address::V4(0),
+                destination: Address::V4(0),
                 port: 0,
                 names: Names::One(id),
                 server_name: None,

@@ -1,8 +1,9 @@
 //! Rules as products: a term is one source of a rule with the rest of the rule. Each axis of the cut is asked for itself, by the engine's
 //! own matchers on a connection of the class, so that the cut can only be too coarse, never of another opinion.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
+use crate::address::Address;
 use crate::compile::rule::{Check, CompiledEntry, CompiledRule};
 use crate::matcher::{Names, Set, Truth, View};
 use crate::mtls::{Effective, Mtls};
@@ -76,7 +77,7 @@ pub(super) fn terms<'a>(rule: &'a CompiledRule, mtls: Option<&'a Mtls>) -> Vec<T
 }
 
 fn view(names: Names<'_>) -> View<'_> {
-    let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let nowhere = Address::V4(0);
     View { source: nowhere, destination: nowhere, port: 0, names, server_name: Some("") }
 }
 
@@ -104,11 +105,11 @@ impl Term<'_> {
     }
 
     pub(super) fn holds_from(&self, source: IpAddr) -> bool {
-        self.holds(Axis::Source, &View { source, ..view(Names::None) })
+        self.holds(Axis::Source, &View { source: source.into(), ..view(Names::None) })
     }
 
     pub(super) fn holds_to(&self, destination: IpAddr) -> bool {
-        self.holds(Axis::Destination, &View { destination, ..view(Names::None) })
+        self.holds(Axis::Destination, &View { destination: destination.into(), ..view(Names::None) })
     }
 
     pub(super) fn holds_with(&self, server_name: &str) -> bool {

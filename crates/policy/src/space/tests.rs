@@ -197,8 +197,8 @@ fn a_search_finds_what_there_is_and_nothing_else() {
         let asked_about = |connection: &Connection| {
             let verified = connection.peer.id();
             let view = View {
-                source: canonical(connection.source),
-                destination: canonical(connection.destination),
+                source: connection.source.into(),
+                destination: connection.destination.into(),
                 port: connection.port,
                 names: verified.map_or(Names::None, Names::One),
                 server_name: Some(connection.sni.as_deref().unwrap_or_default()),

@@ -234,7 +234,7 @@ impl<'a> Product<'a> {
 
     fn view<'v>(&self, names: Names<'v>, port: u16) -> View<'v> {
         // Addresses are looked at by the sweep, not through this view.
-        View { source: self.destination, destination: self.destination, port, names, server_name: None }
+        View { source: self.destination.into(), destination: self.destination.into(), port, names, server_name: None }
     }
 
     /// Crosses an edge; the rule that it may have changed.
