@@ -208,7 +208,7 @@ impl Mesh {
             let from = from.str_at("/status/podIP").parse().ok()?;
             let to = pod.str_at("/status/podIP").parse().ok()?;
             let connection = Connection::new(from, snapshot.at(from).peer(), to, port);
-            let outcome = snapshot.explain_at_syn(&destination, &connection).outcome();
+            let outcome = snapshot.outcome_at_syn(&destination, &connection);
             let verdict = if outcome.permitted { "allowed" } else { "denied" };
             Some(format!("port {port} of {destination} {verdict}: {}", outcome.because()))
         });

@@ -6,6 +6,7 @@
 //! + open, once the logs are drained.
 
 mod fold;
+mod generations;
 mod packet;
 mod permits;
 
@@ -29,6 +30,7 @@ use tokio::sync::mpsc;
 use crate::Error;
 use crate::verdicts::LOG_PREFIX;
 use fold::{Fate, Fold, Window};
+pub(crate) use generations::Generations;
 use packet::Attempt;
 pub(crate) use permits::Sources;
 use permits::{Context, Permits};
@@ -37,68 +39,13 @@ use permits::{Context, Permits};
 const TURN: usize = 256;
 /// Pods that are handled per wake-up; the others stay ready.
 const READY_MAX: usize = 64;
-/// Generations of one pod whose refusals may still be in its log. Each is dropped when the log was drained after its end.
-const GENERATIONS_MAX: usize = 64;
+/// How long notices of ended connections wait for company, as first packets do in the kernel: each wake-up costs more than
+/// a notice does.
+const COLLECT_FOR: Duration = Duration::from_millis(10);
 /// The event of the wake-up handle; pods count from 1.
 const WAKE: u64 = 0;
-
-/// The snapshots that a pod's refusals may have come from, by the generation of the table.
-#[derive(Debug, Default)]
-pub(crate) struct Generations {
-    // INVARIANT: one entry a table; the last is the one in force.
-    list: Mutex<Vec<InForce>>,
-}
-
-#[derive(Debug)]
-struct InForce {
-    table: u64,
-    snapshot: Arc<Snapshot>,
-    /// No packet can meet this table any more.
-    over: bool,
-}
-
-impl Generations {
-    /// Before a table is put into force, and again when a newer snapshot says the same as the table in force: its
-    /// refusals are decided on this snapshot, which knows the names of today.
-    pub(crate) fn begin(&self, table: u64, snapshot: &Arc<Snapshot>) {
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        list.retain(|one| one.table != table);
-        list.push(InForce { table, snapshot: Arc::clone(snapshot), over: false });
-        let surplus = list.len().saturating_sub(GENERATIONS_MAX);
-        list.drain(..surplus);
-    }
-
-    /// After a table is in force and packets in flight are through: what came before it only waits in the log.
-    pub(crate) fn end_before(&self, table: u64) {
-        for one in self.list.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
-            one.over |= one.table != table;
-        }
-    }
-
-    /// The tables that no packet can meet any more. Asked before the logs are read: once they are drained nothing of these
-    /// is in them.
-    fn over(&self) -> Vec<u64> {
-        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        list.iter().filter(|one| one.over).map(|one| one.table).collect()
-    }
-
-    fn drained(&self, over: &[u64]) {
-        if !over.is_empty() {
-            let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-            list.retain(|one| !(one.over && over.contains(&one.table)));
-        }
-    }
-
-    fn last(&self) -> Option<Arc<Snapshot>> {
-        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        list.last().map(|one| Arc::clone(&one.snapshot))
-    }
-
-    fn of(&self, table: u64) -> Option<Arc<Snapshot>> {
-        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        list.iter().find(|one| one.table == table).map(|one| Arc::clone(&one.snapshot))
-    }
-}
+/// Beside the number of a pod: connections of it have ended.
+const ENDINGS: u64 = 1 << 63;
 
 /// What became of a pod's refusals, or of its acceptances.
 #[derive(Debug, Default)]
@@ -247,6 +194,8 @@ struct Pod {
     window: Window,
     permits: Permits,
     permitted: Arc<Tally>,
+    /// When notices that wait are to be read; until then the kernel does not tell of more.
+    collected: Option<Instant>,
 }
 
 struct Reader {
@@ -274,12 +223,21 @@ impl Reader {
                     if !self.obey() {
                         return;
                     }
-                } else if let Some(pod) = self.pods.get_mut(&name) {
-                    pod.read(TURN, &self.records, &mut self.ids);
+                } else if let Some(pod) = self.pods.get_mut(&(name & !ENDINGS)) {
+                    if name & ENDINGS == 0 {
+                        pod.read(TURN, &self.records, &mut self.ids);
+                    } else {
+                        pod.collected = Some(Instant::now() + COLLECT_FOR);
+                    }
                 }
             }
             let now = Instant::now();
-            for pod in self.pods.values_mut() {
+            for (name, pod) in &mut self.pods {
+                if pod.collected.is_some_and(|at| at <= now) {
+                    pod.collected = None;
+                    pod.read(TURN, &self.records, &mut self.ids);
+                    hear_endings(&self.epoll, *name, pod);
+                }
                 pod.write_folds(Some(now), &self.records, &mut self.ids);
                 pod.with_permits(&self.records, &mut self.ids, |permits, context| permits.look(now, context));
             }
@@ -288,7 +246,8 @@ impl Reader {
 
     /// Until the next second of a pod with folded refusals is over, or sockets are to be listed.
     fn until_due(&self) -> Option<Timespec> {
-        let due = self.pods.values().flat_map(|pod| [pod.window.due(), pod.permits.due()]).flatten().min()?;
+        let due =
+            self.pods.values().flat_map(|pod| [pod.window.due(), pod.permits.due(), pod.collected]).flatten().min()?;
         // One more millisecond than left, so that it is over when this returns.
         let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Timespec::try_from(left).ok()
@@ -325,14 +284,28 @@ impl Reader {
 
     fn watch(&mut self, name: u64, watched: Watched) {
         let Watched { workload, listener, generations, tally, sources, permitted } = watched;
-        for handle in [listener.as_fd(), sources.accepts.as_fd(), sources.endings.as_fd()] {
-            let added = epoll::add(&self.epoll, handle, epoll::EventData::new_u64(name), epoll::EventFlags::IN);
-            if let Err(errno) = added {
+        let once = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+        for (handle, name, when) in [
+            (listener.as_fd(), name, epoll::EventFlags::IN),
+            (sources.accepts.as_fd(), name, epoll::EventFlags::IN),
+            (sources.endings.as_fd(), name | ENDINGS, once),
+        ] {
+            if let Err(errno) = epoll::add(&self.epoll, handle, epoll::EventData::new_u64(name), when) {
                 tracing::error!(%errno, %workload, "cannot wait for verdicts of a workload: they are counted by the kernel only");
             }
         }
         let (window, permits) = (Window::begin(Instant::now()), Permits::begin(sources));
-        self.pods.insert(name, Pod { workload, listener, generations, tally, window, permits, permitted });
+        self.pods
+            .insert(name, Pod { workload, listener, generations, tally, window, permits, permitted, collected: None });
+    }
+}
+
+/// Wakes up again at the next notice of a connection that has ended.
+fn hear_endings(epoll: &OwnedFd, name: u64, pod: &Pod) {
+    let once = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+    let heard = epoll::modify(epoll, pod.permits.endings(), epoll::EventData::new_u64(name | ENDINGS), once);
+    if let Err(errno) = heard {
+        tracing::error!(%errno, workload = %pod.workload, "cannot wait for the end of connections: it is told late");
     }
 }
 
@@ -461,7 +434,7 @@ fn still_permitted(workload: &WorkloadId, generations: &Generations, ends: (Sock
 fn decide(workload: &WorkloadId, snapshot: &Snapshot, (source, destination): (SocketAddr, SocketAddr)) -> Outcome {
     let peer = snapshot.at(source.ip()).peer();
     let connection = Connection::new(source.ip(), peer, destination.ip(), destination.port());
-    snapshot.explain_at_syn(workload, &connection).outcome()
+    snapshot.outcome_at_syn(workload, &connection)
 }
 
 fn ends(workload: &WorkloadId, snapshot: Option<&Snapshot>, attempt: &Attempt) -> (End, End) {

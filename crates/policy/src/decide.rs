@@ -275,7 +275,7 @@ struct So<'a> {
     pending: Option<&'a RuleAt>,
 }
 
-impl Judge<'_> {
+impl<'c> Judge<'c> {
     #[inline]
     fn judge<'a, R: Recorder<'a>>(&self, state: &'a WorkloadState, recorder: &mut R) -> Decision {
         let mode = state.mtls.at(self.connection.port);
@@ -384,12 +384,12 @@ impl Judge<'_> {
     }
 
     /// What the matchers see of the connection at this workload.
-    pub(crate) fn view_at(&self, state: &WorkloadState) -> View<'_> {
+    pub(crate) fn view_at(&self, state: &WorkloadState) -> View<'c> {
         self.view(state.mtls.at(self.connection.port))
     }
 
     #[inline]
-    fn view(&self, mode: Effective) -> View<'_> {
+    fn view(&self, mode: Effective) -> View<'c> {
         let Connection { source, peer, destination, port, sni, .. } = self.connection;
         let names = match (peer, self.settings.profile) {
             _ if mode == Effective::Disable => Names::None, // S-81

@@ -125,8 +125,11 @@ impl fmt::Display for NearestMiss {
     }
 }
 
+/// A rule of a stage, and whether it matched.
+type LookedAt<'a> = (StageName, &'a RuleAt, Truth);
+
 struct Trace<'a> {
-    looked_at: Vec<(StageName, &'a RuleAt, Truth)>,
+    looked_at: Vec<LookedAt<'a>>,
 }
 
 impl<'a> Recorder<'a> for Trace<'a> {
@@ -146,17 +149,37 @@ impl Snapshot {
         self.explain_seen(destination, connection, Seen::Syn)
     }
 
+    /// Decides what the kernel path enforces at the first SYN, as a record tells it. Rules are looked at one by one only where a
+    /// nearest miss is to be told: what it costs to tell that a connection was let in does not grow with their number.
+    pub fn outcome_at_syn(&self, destination: &WorkloadId, connection: &Connection) -> Outcome {
+        let decision = self.decide_at_syn(destination, connection);
+        let traced = (decision.reason == Reason::AllowNoMatch).then(|| self.trace(destination, connection, Seen::Syn));
+        let nearest = traced.and_then(|(_, looked_at, view)| nearest(&looked_at, &view?));
+        Outcome::of(&decision, nearest)
+    }
+
     fn explain_seen(&self, destination: &WorkloadId, connection: &Connection, seen: Seen) -> Explanation {
-        let mut trace = Trace { looked_at: Vec::new() };
-        let decision = self.evaluate(destination, connection, seen, &mut trace);
-        let Some(state) = self.workloads.get(destination) else {
+        let (decision, looked_at, view) = self.trace(destination, connection, seen);
+        let Some(view) = view else {
             return Explanation { decision, rules: Vec::new(), nearest: None };
         };
-        let judge = Judge { settings: &self.settings, generation: self.generation, seen, connection };
-        let view = judge.view_at(state);
-        let nearest = if decision.reason == Reason::AllowNoMatch { nearest(&trace.looked_at, &view) } else { None };
-        let rules = trace.looked_at.iter().map(|(stage, at, truth)| rule_trace(*stage, at, *truth, &view)).collect();
+        let nearest = if decision.reason == Reason::AllowNoMatch { nearest(&looked_at, &view) } else { None };
+        let rules = looked_at.iter().map(|(stage, at, truth)| rule_trace(*stage, at, *truth, &view)).collect();
         Explanation { decision, rules, nearest }
+    }
+
+    /// The decision, every rule that was looked at, and what the rules saw; nothing if the destination is not known.
+    fn trace<'a>(
+        &'a self,
+        destination: &WorkloadId,
+        connection: &'a Connection,
+        seen: Seen,
+    ) -> (Decision, Vec<LookedAt<'a>>, Option<View<'a>>) {
+        let mut trace = Trace { looked_at: Vec::new() };
+        let decision = self.evaluate(destination, connection, seen, &mut trace);
+        let judge = Judge { settings: &self.settings, generation: self.generation, seen, connection };
+        let view = self.workloads.get(destination).map(|state| judge.view_at(state));
+        (decision, trace.looked_at, view)
     }
 }
 
@@ -244,7 +267,7 @@ fn left_out(written: &Match, check: Option<&Check>) -> Option<LeftOut> {
 }
 
 /// The ALLOW rule with the fewest failed comparisons; an effective one before one that can never match.
-fn nearest(looked_at: &[(StageName, &RuleAt, Truth)], view: &View<'_>) -> Option<NearestMiss> {
+fn nearest(looked_at: &[LookedAt<'_>], view: &View<'_>) -> Option<NearestMiss> {
     let allow = looked_at.iter().filter(|(stage, _, _)| *stage == StageName::Allow).map(|(_, at, _)| *at);
     allow.filter_map(|at| miss(at, view)).min_by_key(|(failed, _)| *failed).map(|(_, miss)| miss)
 }

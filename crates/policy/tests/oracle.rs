@@ -171,6 +171,9 @@ fn explained(
     assert_eq!((other.reason, other.rule, &other.policy), (decision.reason, decision.rule, &decision.policy), "{seed}");
     assert_eq!((&other.shadow, &other.audit, other.consulted), (&decision.shadow, &decision.audit, decision.consulted));
     assert!(explained.nearest.is_none() || decision.reason == Reason::AllowNoMatch);
+    let destination = &world.workloads[0].id;
+    let recorded = snapshot.outcome_at_syn(destination, connection);
+    assert_eq!(recorded, snapshot.explain_at_syn(destination, connection).outcome(), "{seed}");
     explained
 }
 

@@ -106,7 +106,10 @@ impl Records {
 
     fn keep(&self, workload: &WorkloadId, record: &Arc<Record>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.entry(workload.clone()).or_default().push(record);
+        match kept.get_mut(workload) {
+            Some(known) => known.push(record),
+            None => kept.entry(workload.clone()).or_default().push(record),
+        }
     }
 
     /// Forgets a workload that is gone.

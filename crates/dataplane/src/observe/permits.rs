@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -100,6 +101,11 @@ pub(super) struct Permits {
 impl Permits {
     pub(super) fn begin(sources: Sources) -> Self {
         Self { sources, open: HashMap::new(), look_at: None }
+    }
+
+    /// What tells that notices wait.
+    pub(super) fn endings(&self) -> BorrowedFd<'_> {
+        self.sources.endings.as_fd()
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
