@@ -1,16 +1,18 @@
 //! The command line as typed. What it means is resolved in `settings`; nothing here touches the system.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::analyze::AnalyzeArguments;
 use crate::completion::{CompleteArguments, CompletionArguments};
+use crate::conns::ConnsArguments;
 use crate::diff::DiffArguments;
 use crate::explain::ExplainArguments;
+use crate::filter::FilterArguments;
 use crate::man::ManArguments;
 use crate::test::TestArguments;
+use crate::why::WhyArguments;
 
 /// L4 authorization for TCP, from Istio's AuthorizationPolicy: know what a policy does, and that it does it.
 #[derive(Debug, Parser)]
@@ -58,6 +60,14 @@ pub(crate) enum Verb {
                             tidegate tap --verdict all"
     )]
     Tap(TapArguments),
+    /// List the connections that are open, with their age and the policy that let them in; or close some
+    #[command(
+        after_help = "Examples:\n  tidegate conns\n  tidegate conns -n foo --port 9000 -o json\n  tidegate conns close --workload tcp-echo"
+    )]
+    Conns(ConnsArguments),
+    /// Tell one decision that was made, whole, and what would turn it now
+    #[command(after_help = "Example:\n  tidegate why 692bc1f200000007")]
+    Why(WhyArguments),
     /// Play the Istio task (or ASM's) on a throw-away mesh, step by step, and end
     #[command(after_help = "Example:\n  tidegate demo --asm")]
     Demo(DemoArguments),
@@ -72,7 +82,7 @@ pub(crate) enum Verb {
                             tidegate explain --from deploy/web --to sts/db --port 5432 --profile both live\n  \
                             tidegate explain --from 10.1.2.3 --to foo/db --port 5432 main:deploy -o json\n  \
                             tidegate explain --matrix --port 5432 manifests/\n  \
-                            tidegate explain TG0101\n\n\
+                            tidegate explain TG0101\n  tidegate explain 692bc1f200000007\n\n\
                             Exit: 0 whatever the verdict, 64 an end is not there, 65 a part could not be read (the rest is asked)"
     )]
     Explain(ExplainArguments),
@@ -197,18 +207,8 @@ pub(crate) struct InjectArguments {
 pub(crate) struct TapArguments {
     #[command(flatten)]
     pub(crate) place: DataDirArgument,
-    /// Only connections from or to this namespace
-    #[arg(short, long, value_name = "NAMESPACE")]
-    pub(crate) namespace: Option<String>,
-    /// Only connections from or to this workload
-    #[arg(long, value_name = "WORKLOAD")]
-    pub(crate) workload: Option<String>,
-    /// Only connections to this port of the workload
-    #[arg(long, value_name = "PORT")]
-    pub(crate) port: Option<u16>,
-    /// Only connections from this address
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) from: Option<IpAddr>,
+    #[command(flatten)]
+    pub(crate) filter: FilterArguments,
     /// Denials are told at once, connections that were let in when they are over
     #[arg(long, value_enum, default_value_t = Verdicts::Denied)]
     pub(crate) verdict: Verdicts,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -19,6 +19,16 @@ use crate::settings::Place;
 /// Sends `GET path` to the daemon of this place and returns its answer once the head is there.
 pub(crate) async fn get(place: &Place, path: &str) -> Result<http::Response<Incoming>> {
     let response = ask(&server(place)?, path).await?;
+    if !response.status().is_success() {
+        return Err(refusal(response, path).await);
+    }
+    Ok(response)
+}
+
+/// Sends `POST path` with a JSON body to the daemon of this place.
+pub(crate) async fn post(place: &Place, path: &str, body: Vec<u8>) -> Result<http::Response<Incoming>> {
+    let request = http::Request::post(path).header(http::header::CONTENT_TYPE, "application/json");
+    let response = send(&server(place)?, request, Bytes::from(body)).await?;
     if !response.status().is_success() {
         return Err(refusal(response, path).await);
     }
@@ -69,6 +79,10 @@ pub(crate) async fn refusal(response: http::Response<Incoming>, path: &str) -> a
 
 /// Sends `GET path` and returns the answer once its head is there, whatever it says.
 pub(crate) async fn ask(server: &Server, path: &str) -> Result<http::Response<Incoming>> {
+    send(server, http::Request::get(format!("{}{path}", server.prefix)), Bytes::new()).await
+}
+
+async fn send(server: &Server, request: http::request::Builder, body: Bytes) -> Result<http::Response<Incoming>> {
     let Server { host, port, .. } = server;
     let at = || format!("connecting to the API server at {host}:{port}");
     let stream = TcpStream::connect((host.as_str(), *port)).await.with_context(at)?;
@@ -77,11 +91,11 @@ pub(crate) async fn ask(server: &Server, path: &str) -> Result<http::Response<In
     let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await.context("HTTP with the API server")?;
     // Owned by the answer: when its body is dropped the connection ends, and this task with it.
     tokio::spawn(connection);
-    let mut request = http::Request::get(format!("{}{path}", server.prefix)).header(http::header::HOST, host);
+    let mut request = request.header(http::header::HOST, host);
     if let Some(token) = &server.token {
         request = request.header(http::header::AUTHORIZATION, format!("Bearer {token}"));
     }
-    sender.send_request(request.body(Empty::<Bytes>::new())?).await.context("asking the API server")
+    sender.send_request(request.body(Full::new(body))?).await.context("asking the API server")
 }
 
 fn connector(server: &Server) -> Result<TlsConnector> {

@@ -6,6 +6,7 @@ use clap::Args;
 use control::explain::{self, Asked, Report, Setting};
 use control::finding;
 use policy::ask::Verdict;
+use policy::record::parse_id;
 use serde_json::json;
 
 use crate::args::Format;
@@ -13,6 +14,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::print;
 use crate::sources::{self, SourceArguments, Sources};
 use crate::verdicts::ProfileArgument;
+use crate::why;
 
 /// `explain`.
 #[derive(Debug, Args)]
@@ -56,6 +58,9 @@ pub(crate) fn run(arguments: &ExplainArguments) -> Outcome {
     if let Some(story) = story(arguments) {
         return print::out(format_args!("{story}"));
     }
+    if let Some(id) = decision(arguments) {
+        return why::tell(&arguments.sources.how.place, id, arguments.output);
+    }
     let lacking = |what| Failure::says(Exit::Usage, format!("{what} is missing; see `tidegate explain --help`"));
     let port = arguments.port.ok_or_else(|| lacking("--port"))?;
     let ends = match (&arguments.from, &arguments.to) {
@@ -88,6 +93,14 @@ pub(crate) fn run(arguments: &ExplainArguments) -> Outcome {
 fn story(arguments: &ExplainArguments) -> Option<String> {
     match arguments.sources.files.as_slice() {
         [code] if arguments.from.is_none() && arguments.to.is_none() && !arguments.matrix => finding::story(code),
+        _ => None,
+    }
+}
+
+/// `explain 692bc1f200000007`: a decision that was made.
+fn decision(arguments: &ExplainArguments) -> Option<u64> {
+    match arguments.sources.files.as_slice() {
+        [id] if arguments.from.is_none() && arguments.to.is_none() && !arguments.matrix => parse_id(id),
         _ => None,
     }
 }

@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod completion;
 mod conformance;
+mod conns;
 mod contents;
 mod context;
 mod daemon;
@@ -15,6 +16,7 @@ mod diff;
 mod down;
 mod exit;
 mod explain;
+mod filter;
 mod inject;
 mod kubectl;
 mod man;
@@ -29,6 +31,7 @@ mod tap;
 mod test;
 mod up;
 mod verdicts;
+mod why;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -77,6 +80,8 @@ fn dispatch(verb: Verb) -> Outcome {
         Verb::Samples(arguments) => samples::run(&arguments),
         Verb::Inject(arguments) => inject::run(&arguments),
         Verb::Tap(arguments) => tap::run(&arguments),
+        Verb::Conns(arguments) => conns::run(&arguments),
+        Verb::Why(arguments) => why::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Analyze(arguments) => analyze::run(&arguments),
         Verb::Explain(arguments) => explain::run(&arguments),

@@ -43,7 +43,7 @@ fn print_lines(pending: &mut Vec<u8>, arguments: &TapArguments) -> Outcome {
     while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
         let line: Vec<u8> = pending.drain(..=end).collect();
         let record: Record = serde_json::from_slice(&line).context("reading a record; are both of one version?")?;
-        if !wanted(&record, arguments) {
+        if !arguments.filter.admits(&record) {
             continue;
         }
         match arguments.output {
@@ -52,14 +52,4 @@ fn print_lines(pending: &mut Vec<u8>, arguments: &TapArguments) -> Outcome {
         }
     }
     Ok(())
-}
-
-fn wanted(record: &Record, arguments: &TapArguments) -> bool {
-    let ends = [&record.source, &record.destination];
-    let of = |name: &str| ends.iter().any(|end| end.workload.as_ref().is_some_and(|id| id.namespace == name));
-    let is = |name: &str| ends.iter().any(|end| end.workload.as_ref().is_some_and(|id| id.name == name));
-    arguments.namespace.as_deref().is_none_or(of)
-        && arguments.workload.as_deref().is_none_or(is)
-        && arguments.port.is_none_or(|port| record.destination.port == port)
-        && arguments.from.is_none_or(|address| record.source.address == address)
 }

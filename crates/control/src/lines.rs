@@ -24,7 +24,7 @@ pub fn proxy_log(record: &Record) -> String {
     field("bytes_sent", &or_dash(record.bytes_sent));
     field("close", &or_dash(record.close.map(policy::Close::word)));
     field("generation", &record.outcome.generation);
-    field("decision", &format_args!("{:016x}", record.id));
+    field("decision", &record.shown_id());
     if record.count > 1 {
         field("count", &record.count);
     }
@@ -48,6 +48,7 @@ pub fn tap_line(record: &Record) -> String {
     if record.count > 1 {
         let _infallible = write!(line, "  ({} times)", record.count);
     }
+    let _infallible = write!(line, "  [{}]", record.shown_id());
     harmless(line)
 }
 
@@ -86,6 +87,85 @@ fn named(end: &End) -> String {
 
 fn socket(end: &End) -> std::net::SocketAddr {
     std::net::SocketAddr::new(end.address, end.port)
+}
+
+/// Open connections in columns, as kubectl sets them.
+pub fn connections(open: &[Record]) -> String {
+    let head = ["ID", "AGE", "FROM", "TO", "POLICY", "RULE"].map(str::to_owned);
+    let rows: Vec<[String; 6]> = std::iter::once(head).chain(open.iter().map(connection_cells)).collect();
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..6).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let line = cells.collect::<Vec<_>>().join("   ");
+        let _infallible = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+/// Everything that a record holds, a line for each thing.
+pub fn whole(record: &Record) -> String {
+    let mut lines = vec![
+        format!("decision    {}", record.shown_id()),
+        format!("opened      {}", time(record.opened_unix_ms)),
+        format!("verdict     {}", if record.outcome.permitted { "allowed" } else { "denied" }),
+        format!("because     {}", record.outcome.because()),
+        format!("reason      {}", record.outcome.reason.word()),
+        format!(
+            "from        {} at {}, identity {}",
+            named(&record.source),
+            socket(&record.source),
+            identity(&record.source)
+        ),
+        format!(
+            "to          {} at {}, identity {}",
+            record.destination,
+            socket(&record.destination),
+            identity(&record.destination)
+        ),
+        format!("generation  {}", record.outcome.generation),
+    ];
+    if record.count > 1 {
+        lines.push(format!("stands for  {} equal connections of one second", record.count));
+    }
+    match record.close {
+        Some(close) => lines.push(format!("ended       {}", close.word())),
+        None => lines.push("ended       not yet".to_owned()),
+    }
+    if let Some(duration) = record.duration_us {
+        lines.push(format!("lasted      {}", age(duration)));
+    }
+    if let (Some(received), Some(sent)) = (record.bytes_received, record.bytes_sent) {
+        lines.push(format!("bytes       {received} to the workload, {sent} back"));
+    }
+    lines.into_iter().map(harmless).collect::<Vec<_>>().join("\n")
+}
+
+fn identity(end: &End) -> String {
+    end.identity.as_ref().map_or_else(|| "none".to_owned(), |id| format!("{id} (attested)"))
+}
+
+/// One open connection in the columns of the head.
+fn connection_cells(record: &Record) -> [String; 6] {
+    [
+        record.shown_id(),
+        record.duration_us.map_or_else(|| "-".to_owned(), age),
+        named(&record.source),
+        format!("{}:{}", record.destination, record.destination.port),
+        or_dash(record.outcome.policy.as_ref()),
+        or_dash(record.outcome.rule),
+    ]
+    .map(harmless)
+}
+
+/// An age as kubectl writes it, and milliseconds below a second.
+fn age(duration_us: u64) -> String {
+    match duration_us / 1_000_000 {
+        0 => format!("{}ms", duration_us / 1000),
+        seconds => api::time::short_duration(i64::try_from(seconds).unwrap_or(i64::MAX)),
+    }
 }
 
 fn or_dash<T: std::fmt::Display>(value: Option<T>) -> String {

@@ -102,6 +102,11 @@ impl<'a> Wanted<'a> {
     }
 }
 
+/// Whether a word before a slash is that of a kind: otherwise it is a namespace.
+pub fn is_kind(word: &str) -> bool {
+    kind_of(word).is_some()
+}
+
 fn kind_of(word: &str) -> Option<&'static str> {
     let lower = word.to_ascii_lowercase();
     let short = SHORT.iter().find(|(short, _)| *short == lower).map(|(_, kind)| *kind);

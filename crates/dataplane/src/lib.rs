@@ -18,7 +18,7 @@ mod publish;
 mod revoke;
 mod sentry;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -149,6 +149,19 @@ impl Dataplane {
     pub async fn has_dropped(&self, addresses: Vec<IpAddr>) -> Result<bool, Error> {
         let shared = Arc::clone(&self.shared);
         blocking(move || attach::has_dropped(&shared, &addresses)).await?
+    }
+
+    /// The connections that were let in and are open now, their age as their duration. Those from before this process are
+    /// not among them: nobody saw their first packet.
+    pub async fn connections(&self) -> Result<Vec<Record>, Error> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || shared.observer.open()).await
+    }
+
+    /// Resets open connections, named by the ids of their records; how many of them there were.
+    pub async fn close(&self, ids: HashSet<u64>) -> Result<usize, Error> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || shared.observer.close(ids)).await
     }
 
     /// What is in force and what was counted, once everything that the kernel has logged so far is accounted for.

@@ -10,7 +10,7 @@ mod generations;
 mod packet;
 mod permits;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -113,6 +113,10 @@ enum Command {
     Forget(u64, commands::SyncSender<()>),
     /// Read everything that waits, write out what is folded, then answer.
     Settle(commands::SyncSender<()>),
+    /// Read everything that waits, then answer with the connections that are open.
+    Open(commands::SyncSender<Vec<Record>>),
+    /// Reset those with these ids, then answer with how many there were.
+    Close(HashSet<u64>, commands::SyncSender<usize>),
 }
 
 /// The thread that reads the logs; it ends when this is dropped.
@@ -156,11 +160,21 @@ impl Observer {
         self.send_and_wait(Command::Settle);
     }
 
-    fn send_and_wait(&self, command: impl FnOnce(commands::SyncSender<()>) -> Command) {
+    /// The connections that were let in and are open, their age as their duration.
+    pub(crate) fn open(&self) -> Vec<Record> {
+        self.send_and_wait(Command::Open)
+    }
+
+    /// Resets open connections, named by the ids of their records; how many of them there were.
+    pub(crate) fn close(&self, ids: HashSet<u64>) -> usize {
+        self.send_and_wait(|done| Command::Close(ids, done))
+    }
+
+    fn send_and_wait<R: Default>(&self, command: impl FnOnce(commands::SyncSender<R>) -> Command) -> R {
         let (done, wait) = commands::sync_channel(1);
         self.send(command(done));
         // A reader that is gone drops its end: nothing more will be read, and the numbers say so.
-        wait.recv().ok();
+        wait.recv().unwrap_or_default()
     }
 
     fn send(&self, command: Command) {
@@ -276,6 +290,15 @@ impl Reader {
                     // Nobody waits any more: nothing to tell.
                     done.send(()).ok();
                 }
+                Ok(Command::Open(done)) => {
+                    let Self { pods, records, ids, .. } = self;
+                    let open = pods.values_mut().flat_map(|pod| pod.open(records, ids)).collect();
+                    done.send(open).ok();
+                }
+                Ok(Command::Close(wanted, done)) => {
+                    let closed = self.pods.values_mut().map(|pod| pod.permits.close(&wanted, &pod.workload)).sum();
+                    done.send(closed).ok();
+                }
                 Err(commands::TryRecvError::Empty) => return true,
                 Err(commands::TryRecvError::Disconnected) => return false,
             }
@@ -368,6 +391,11 @@ impl Pod {
         // No turns: what waits is bounded by the queue of the socket.
         self.read(usize::MAX, records, ids);
         self.write_folds(None, records, ids);
+    }
+
+    fn open(&mut self, records: &mpsc::Sender<Record>, ids: &mut Ids) -> Vec<Record> {
+        self.settle(records, ids);
+        self.permits.opened(&self.workload)
     }
 
     fn write_folds(&mut self, now: Option<Instant>, records: &mpsc::Sender<Record>, ids: &mut Ids) {

@@ -36,6 +36,19 @@ pub struct Record {
     pub close: Option<Close>,
 }
 
+impl Record {
+    /// The id as it is shown and asked for: 16 hexadecimal digits.
+    pub fn shown_id(&self) -> String {
+        format!("{:016x}", self.id)
+    }
+}
+
+/// Reads an id as it is shown; `None` for anything but 16 hexadecimal digits.
+pub fn parse_id(text: &str) -> Option<u64> {
+    let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    digits.then(|| u64::from_str_radix(text, 16).ok()).flatten()
+}
+
 /// One end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
@@ -165,6 +178,8 @@ pub enum Close {
     Reset,
     /// A change of policy took its permit away.
     Revoked,
+    /// Somebody closed it on purpose (`tidegate conns close`).
+    Closed,
     /// It was permitted, and no answer or no last ACK came.
     NeverEstablished,
     /// The workload was removed.
@@ -181,6 +196,7 @@ impl Close {
             Self::Finished => "finished",
             Self::Reset => "reset",
             Self::Revoked => "revoked",
+            Self::Closed => "closed",
             Self::NeverEstablished => "never-established",
             Self::WorkloadRemoved => "workload-removed",
             Self::NotObserved => "not-observed",

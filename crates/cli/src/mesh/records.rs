@@ -112,6 +112,13 @@ impl Records {
         }
     }
 
+    /// A record that is kept.
+    pub(super) fn find(&self, id: u64) -> Option<Arc<Record>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = kept.values().flat_map(|of| of.denied.iter().chain(&of.allowed));
+        all.find(|(_, record)| record.id == id).map(|(_, record)| Arc::clone(record))
+    }
+
     /// Forgets a workload that is gone.
     pub(super) fn forget(&self, workload: &WorkloadId) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(workload);

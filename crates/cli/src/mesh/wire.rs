@@ -1,12 +1,13 @@
 //! What other commands of this binary ask the running mesh, below `/tidegate/v1/`. Only authenticated clients get here.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use apiserver::Body;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dataplane::Dataplane;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use policy::record::Record;
 use policy::{Snapshot, WorkloadId};
 use serde_json::{Value, json};
@@ -38,7 +39,9 @@ impl Wire {
         match request.uri().path() {
             "/tidegate/v1/status" => Some(self.status().await),
             "/tidegate/v1/tap" => Some(self.tap(request.uri().query())),
-            _ => None,
+            "/tidegate/v1/conns" => Some(self.connections().await),
+            "/tidegate/v1/conns/close" if request.method() == Method::POST => Some(self.close(request.body()).await),
+            path => Some(self.record(path.strip_prefix("/tidegate/v1/records/")?).await),
         }
     }
 
@@ -87,6 +90,43 @@ impl Wire {
             "workloads": rows,
         });
         whole(StatusCode::OK, answer.to_string())
+    }
+
+    /// The open connections, the oldest first.
+    async fn connections(&self) -> Response<Body> {
+        match self.dataplane.connections().await {
+            Ok(mut open) => {
+                open.sort_by_key(|record| record.id);
+                whole(StatusCode::OK, json!(open).to_string())
+            }
+            Err(error) => whole(StatusCode::INTERNAL_SERVER_ERROR, linux::error::with_causes(&error)),
+        }
+    }
+
+    /// Closes the connections whose ids the body lists.
+    async fn close(&self, body: &Bytes) -> Response<Body> {
+        let ids: HashSet<u64> = match serde_json::from_slice(body) {
+            Ok(ids) => ids,
+            Err(error) => return whole(StatusCode::BAD_REQUEST, format!("the body is no list of ids: {error}")),
+        };
+        match self.dataplane.close(ids).await {
+            Ok(closed) => whole(StatusCode::OK, json!({"closed": closed}).to_string()),
+            Err(error) => whole(StatusCode::INTERNAL_SERVER_ERROR, linux::error::with_causes(&error)),
+        }
+    }
+
+    /// One record that is kept, or of a connection that is open.
+    async fn record(&self, id: &str) -> Response<Body> {
+        let Some(id) = policy::record::parse_id(id) else {
+            return whole(StatusCode::BAD_REQUEST, "an id has 16 hexadecimal digits".to_owned());
+        };
+        // Whatever the kernel has logged is a record or an open connection after this.
+        let open = self.dataplane.connections().await.unwrap_or_default();
+        let open = open.into_iter().find(|record| record.id == id).map(Arc::new);
+        match open.or_else(|| self.records.find(id)) {
+            Some(record) => Response::new(Body::whole(json_line(&record))),
+            None => whole(StatusCode::NOT_FOUND, "no such record is kept".to_owned()),
+        }
     }
 
     /// One JSON line per record until the client leaves: denials, or what the query asks for.

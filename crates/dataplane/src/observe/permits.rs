@@ -4,14 +4,14 @@
 //! listens) or only a half-open one (the opener left) ends unheard: sockets are listed some time after its last SYN, and
 //! it is over if two listings, a while apart, do not show it. Of one that is established no more is asked than its notice.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use linux::diag::{self, Ended, Endings, State};
+use linux::diag::{self, Ended, Endings, State, TcpSocket};
 use linux::netlink::{Received, Socket};
 use linux::nflog::Listener;
 use policy::mesh::WorkloadId;
@@ -63,6 +63,8 @@ struct Open {
     /// When its last SYN came.
     seen: Instant,
     known: Known,
+    /// Somebody asked for its end.
+    closing: bool,
 }
 
 /// What listings have shown.
@@ -165,6 +167,36 @@ impl Permits {
         context.tally.set_open(0);
     }
 
+    /// The connections that there are sockets of, with their age.
+    pub(super) fn opened(&mut self, workload: &WorkloadId) -> Vec<Record> {
+        let Some(sockets) = self.sockets(workload) else { return Vec::new() };
+        let there: HashSet<Ends> = sockets.iter().map(|socket| (socket.remote, socket.local)).collect();
+        let open = self.open.iter().filter(|(ends, _)| there.contains(*ends));
+        let aged = |open: &Open| {
+            let duration_us = u64::try_from(open.began.elapsed().as_micros()).ok();
+            Record { duration_us, ..open.record.clone() }
+        };
+        open.map(|(_, open)| aged(open)).collect()
+    }
+
+    /// Resets those that are named by the ids of their records; how many there were.
+    pub(super) fn close(&mut self, wanted: &HashSet<u64>, workload: &WorkloadId) -> usize {
+        if !self.open.values().any(|open| wanted.contains(&open.record.id)) {
+            return 0;
+        }
+        let mut closed = 0;
+        for socket in self.sockets(workload).unwrap_or_default() {
+            let open = self.open.get_mut(&(socket.remote, socket.local));
+            let Some(open) = open.filter(|open| wanted.contains(&open.record.id)) else { continue };
+            open.closing = true;
+            match diag::destroy(&mut self.sources.sockets, &socket) {
+                Ok(there) => closed += usize::from(there),
+                Err(error) => tracing::error!(%error, %workload, "cannot close a connection"),
+            }
+        }
+        closed
+    }
+
     fn notices(&mut self, workload: &WorkloadId) -> (HashMap<Ends, VecDeque<Ended>>, bool) {
         let mut ended = HashMap::<Ends, VecDeque<Ended>>::new();
         let mut overrun = false;
@@ -247,7 +279,8 @@ impl Permits {
             context.tally.lost.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        let open = Open { record, sequence: attempt.sequence, began: now, seen: now, known: Known::Nothing };
+        let open =
+            Open { record, sequence: attempt.sequence, began: now, seen: now, known: Known::Nothing, closing: false };
         self.look_at = self.look_at.into_iter().chain(open.due()).min();
         self.open.insert(ends, open);
     }
@@ -273,6 +306,7 @@ impl Permits {
         let mut record = open.record;
         let close = match close {
             Close::Reset if context.tally.is_leaving() => Close::WorkloadRemoved,
+            Close::Reset | Close::NeverEstablished if open.closing => Close::Closed,
             // Whoever is no longer permitted was reset for it.
             Close::Reset | Close::NeverEstablished if !still_permitted(context.workload, context.generations, ends) => {
                 Close::Revoked
@@ -296,9 +330,14 @@ impl Permits {
 
     /// The sockets that are there, but for what only waits for stray packets.
     fn list(&mut self, workload: &WorkloadId) -> Option<HashMap<Ends, State>> {
+        let sockets = self.sockets(workload)?;
+        Some(sockets.into_iter().map(|socket| ((socket.remote, socket.local), socket.state)).collect())
+    }
+
+    fn sockets(&mut self, workload: &WorkloadId) -> Option<Vec<TcpSocket>> {
         let listed = diag::tcp(&mut self.sources.sockets);
-        let listed = listed.inspect_err(|error| tracing::error!(%error, %workload, "cannot list sockets")).ok()?;
-        let live = listed.into_iter().filter(|socket| !matches!(socket.state, State::TimeWait | State::Listen));
-        Some(live.map(|socket| ((socket.remote, socket.local), socket.state)).collect())
+        let mut listed = listed.inspect_err(|error| tracing::error!(%error, %workload, "cannot list sockets")).ok()?;
+        listed.retain(|socket| !matches!(socket.state, State::TimeWait | State::Listen));
+        Some(listed)
     }
 }
