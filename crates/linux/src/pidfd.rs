@@ -27,11 +27,8 @@ pub struct PidFd {
 impl ProcessId {
     /// Who has this number now, none if nobody.
     pub fn of(pid: u32) -> Option<Self> {
-        let line = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The second field, the name, may hold anything, brackets included: count after the last one.
-        let (_, rest) = line.rsplit_once(')')?;
-        let start = rest.split_whitespace().nth(19)?.parse().ok()?;
-        Some(Self { pid, start })
+        let line = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        Some(Self { pid, start: start_of(&line)? })
     }
 
     /// A handle, none if that process is gone.
@@ -89,6 +86,14 @@ impl AsFd for PidFd {
     }
 }
 
+/// The start time in a line of `/proc/PID/stat`.
+pub(crate) fn start_of(line: &[u8]) -> Option<u64> {
+    // The second field, the name, is the process's own choice, and may hold anything, brackets and bytes that are no text
+    // included: what counts is after the last bracket.
+    let rest = line.rsplit(|&byte| byte == b')').next().filter(|rest| rest.len() < line.len())?;
+    std::str::from_utf8(rest).ok()?.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
 fn failed(doing: String, errno: rustix::io::Errno) -> Error {
     Error::Process { doing, source: errno.into() }
 }
@@ -118,9 +123,20 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_brackets_does_not_confuse_the_start_time() {
-        let me = ProcessId::of(std::process::id()).unwrap();
-        assert!(me.start > 0);
-        assert_eq!(ProcessId::of(std::process::id()), Some(me));
+    fn a_process_is_known_whatever_its_name_holds() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        for name in [&b"a) R 1 (b"[..], b"\xff\xfe", b" \n) ", b"plain"] {
+            let program = folder.path().join(OsStr::from_bytes(name));
+            std::fs::copy("/bin/sleep", &program).unwrap();
+            let mut child = Command::new(&program).arg("100").spawn().unwrap();
+            let id = ProcessId::of(child.id());
+            let handle = id.and_then(|id| id.open().unwrap());
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(handle.is_some(), "{}: {id:?}", name.escape_ascii());
+        }
     }
 }
