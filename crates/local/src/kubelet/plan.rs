@@ -138,15 +138,19 @@ pub(super) fn container(
 
 /// Longest argument or variable that the kernel takes (`MAX_ARG_STRLEN`, less the name). Without a bound, variables that
 /// name each other many times over grow beyond any memory.
-const WORD_BYTES_MAX: usize = 128 * 1024;
+pub(crate) const WORD_BYTES_MAX: usize = 128 * 1024;
 
 /// `$(NAME)` as Kubernetes expands it: known names only, once, from left to right; `$$` is a plain `$`.
-fn expanded(word: &str, environment: &[(String, String)]) -> Result<String, String> {
+pub(crate) fn expanded(word: &str, environment: &[(String, String)]) -> Result<String, String> {
     let mut done = String::new();
     let mut rest = word;
+    // Once no bracket closes, none will: a word of many open ones is not searched to its end for each.
+    let mut closes = true;
     while let Some((before, after)) = rest.split_once('$') {
         done.push_str(before);
-        let named = after.strip_prefix('(').and_then(|after| after.split_once(')'));
+        let opened = after.strip_prefix('(').filter(|_| closes);
+        let named = opened.and_then(|after| after.split_once(')'));
+        closes &= opened.is_none() || named.is_some();
         let value = named.and_then(|(name, _)| environment.iter().rev().find(|(known, _)| known == name));
         (rest, done) = match (after.strip_prefix('$'), named, value) {
             (Some(escaped), ..) => (escaped, done + "$"),
@@ -277,6 +281,15 @@ mod tests {
 
     fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn many_references_that_do_not_end_take_no_time() {
+        // As long as a request may be. Searched to its end for each reference it would take a minute.
+        let word = "$(".repeat(1 << 20);
+        let begun = std::time::Instant::now();
+        assert!(expanded(&word, &[]).is_err());
+        assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
     }
 
     #[test]

@@ -102,16 +102,26 @@ impl Probe {
         connection.set_read_timeout(Some(self.bound)).map_err(failed)?;
         write!(connection, "GET {path} HTTP/1.0\r\nHost: {target}\r\nUser-Agent: kube-probe\r\n\r\n")
             .map_err(failed)?;
-        // "HTTP/1.1 200": the status is in the first 12 bytes.
-        let mut line = [0; 12];
+        let mut line = [0; STATUS_BYTES];
         connection.read_exact(&mut line).map_err(failed)?;
-        let status =
-            line.get(9..).and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| digits.parse().ok());
-        match status {
-            Some(200..=399_u16) => Ok(()),
+        match status(&line) {
+            Some(200..=399) => Ok(()),
             Some(status) => Err(format!("HTTP probe failed with statuscode: {status}")),
             None => Err(format!("{target} does not speak HTTP")),
         }
+    }
+}
+
+/// The beginning of an answer that has the status: `HTTP/1.1 200`.
+const STATUS_BYTES: usize = 12;
+
+/// The status of an answer that begins like this, none if it is not HTTP.
+pub(crate) fn status(line: &[u8; STATUS_BYTES]) -> Option<u16> {
+    match line.strip_prefix(b"HTTP/1.")? {
+        [b'0'..=b'9', b' ', digits @ ..] if digits.iter().all(u8::is_ascii_digit) => {
+            std::str::from_utf8(digits).ok()?.parse().ok()
+        }
+        _ => None,
     }
 }
 
@@ -157,7 +167,22 @@ fn port(container: &Value, port: &Value) -> Option<u16> {
 mod tests {
     use serde_json::json;
 
-    use super::Probe;
+    use super::{Probe, status};
+
+    #[test]
+    fn the_status_of_an_answer() {
+        for (line, expected) in [
+            (b"HTTP/1.1 200", Some(200)),
+            (b"HTTP/1.0 404", Some(404)),
+            (b"HTTP/1.1 +20", None),
+            (b"HTTP/1.1 2 0", None),
+            (b"HTTP/1.1  20", None),
+            (b"anything 200", None),
+            (b"220 smtp.foo", None),
+        ] {
+            assert_eq!(status(line), expected, "{}", line.escape_ascii());
+        }
+    }
 
     #[test]
     fn what_cannot_be_asked_is_said_and_never_succeeds() {
