@@ -10,6 +10,8 @@ mod ca;
 mod discovery;
 mod error;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod hooks;
 mod kindcache;
 pub mod kubeconfig;

@@ -19,6 +19,8 @@ use crate::route::Ask;
 use crate::server::Inner;
 use crate::{Body, ExecRequest, LogRequest, LogStream, reply};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod session;
 mod spdy;
 mod spdy_session;

@@ -1,6 +1,8 @@
 //! An API server as `status`, `tap` and questions about what is live call it: one request over TLS, with the CA and the credentials
 //! of the mesh of this machine, or of a kubeconfig.
 
+mod server;
+
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
@@ -12,6 +14,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+pub(crate) use server::Server;
 
 use crate::daemon;
 use crate::settings::Place;
@@ -49,23 +53,6 @@ pub(crate) fn server(place: &Place) -> Result<Server> {
         token: Some(credentials.token),
         client: None,
     })
-}
-
-/// An API server, and how to speak to it.
-#[derive(Clone)]
-pub(crate) struct Server {
-    /// Its name or address.
-    pub(crate) host: String,
-    /// Its port.
-    pub(crate) port: u16,
-    /// What stands before every path, without a slash at its end.
-    pub(crate) prefix: String,
-    /// Whom its certificate must be from.
-    pub(crate) ca_pem: String,
-    /// A bearer token.
-    pub(crate) token: Option<String>,
-    /// A certificate of ours and its key.
-    pub(crate) client: Option<(String, String)>,
 }
 
 /// The error that an answer is.

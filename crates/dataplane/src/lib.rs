@@ -8,6 +8,8 @@
 //! Not here: any proxy path. A verdict that would need bytes of the connection is a refusal.
 
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod guard;
 pub mod selftest;
 pub mod verdicts;

@@ -7,7 +7,7 @@
 
 mod fold;
 mod generations;
-mod packet;
+pub(crate) mod packet;
 mod permits;
 
 use std::collections::{HashMap, HashSet};

@@ -68,7 +68,7 @@ impl Controller {
 
 /// A mounted hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Hierarchy {
+pub(crate) struct Hierarchy {
     root: PathBuf,
     /// Version 2.
     unified: bool,
@@ -243,7 +243,7 @@ fn mounted() -> Result<Vec<Hierarchy>, Error> {
 }
 
 /// The hierarchies of a list of mounts; controllers of version 2 stand elsewhere.
-fn hierarchies(listed: &str) -> Vec<Hierarchy> {
+pub(crate) fn hierarchies(listed: &str) -> Vec<Hierarchy> {
     let one = |line: &str| {
         // Fields, a dash, the kind of file system, its source, its options.
         let (fields, system) = line.split_once(" - ")?;

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::Error;
 use crate::netlink::{Message, Reply, Socket, be16, ne32};
 
-mod endings;
+pub(crate) mod endings;
 
 pub use endings::{Ended, Endings};
 
@@ -128,7 +128,7 @@ fn request(kind: u16, family: u8, states: u32, identity: &[u8; 48]) -> Message {
     message
 }
 
-fn read(reply: Reply<'_>) -> Option<TcpSocket> {
+pub(crate) fn read(reply: Reply<'_>) -> Option<TcpSocket> {
     let header: &[u8; HEADER] = reply.payload.first_chunk()?;
     let family = *header.first()?;
     let identity: [u8; 48] = header.get(IDENTITY)?.try_into().ok()?;

@@ -8,6 +8,8 @@ pub mod cgroup;
 pub mod diag;
 pub mod error;
 pub mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod membarrier;
 pub mod mount;
 pub mod netlink;

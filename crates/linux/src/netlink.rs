@@ -8,8 +8,8 @@
 //!
 //! Not here: what the families mean ([`crate::nft`], [`crate::diag`], [`crate::nflog`], `route`).
 
-mod message;
-mod socket;
+pub(crate) mod message;
+pub(crate) mod socket;
 
 pub use message::{Attributes, Message, Reply, attributes, be16, be32, be64, ne32};
 pub use socket::{Protocol, Received, Socket};

@@ -77,7 +77,7 @@ impl AsFd for Listener {
     }
 }
 
-fn logged(reply: Reply<'_>) -> Option<Logged<'_>> {
+pub(crate) fn logged(reply: Reply<'_>) -> Option<Logged<'_>> {
     if reply.kind != SUBSYSTEM {
         return None;
     }

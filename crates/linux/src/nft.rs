@@ -10,7 +10,7 @@
 //! Not here: any meaning. Which chains stand where is said by `dataplane` and `local`.
 
 mod changes;
-mod read;
+pub(crate) mod read;
 mod rule;
 mod set;
 

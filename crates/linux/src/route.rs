@@ -327,7 +327,7 @@ fn describe(message: &mut Message, end: VethEnd<'_>) {
     message.cstr(IFLA_IFNAME, end.name).bytes(IFLA_ADDRESS, &end.mac);
 }
 
-fn read_link(reply: &Reply<'_>) -> Option<Link> {
+pub(crate) fn read_link(reply: &Reply<'_>) -> Option<Link> {
     let index = reply.payload.get(4..).map(ne32)?;
     let flags = reply.payload.get(8..).map(ne32)?;
     let attributes = reply.attributes(LINK_HEADER);

@@ -3,7 +3,7 @@
 //! There is nobody further to ask: names outside of the cluster do not exist here. Short names work by the search list
 //! of [`resolv_conf`], as everywhere.
 
-mod answer;
+pub(crate) mod answer;
 mod zone;
 
 use std::collections::HashMap;

@@ -23,9 +23,9 @@ use view::PodView;
 
 mod access;
 mod container;
-mod plan;
+pub(crate) mod plan;
 mod pod;
-mod probe;
+pub(crate) mod probe;
 mod report;
 mod view;
 mod volumes;

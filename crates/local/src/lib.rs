@@ -4,6 +4,8 @@ pub mod applets;
 pub mod controllers;
 pub mod dns;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod images;
 pub mod ipam;
 pub mod kubelet;

@@ -10,11 +10,11 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// A control frame longer than this is refused: header blocks of exec and port-forward have some 100 bytes.
 const CONTROL_BYTES_MAX: usize = 16 * 1024;
 /// A header block that inflates to more is refused, so that a few bytes cannot fill the memory.
-const HEADER_BYTES_MAX: usize = 64 * 1024;
+pub(super) const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// Headers of one block; clients send three.
-const HEADERS_MAX: u32 = 64;
+pub(super) const HEADERS_MAX: u32 = 64;
 /// Data is handed on in pieces of at most this size, whatever length (up to 16 MiB) the frame claims.
-const DATA_PIECE_BYTES: usize = 16 * 1024;
+pub(super) const DATA_PIECE_BYTES: usize = 16 * 1024;
 /// The largest data frame that we send; the length field has 24 bits, smaller frames interleave better.
 pub(crate) const DATA_FRAME_BYTES_MAX: usize = 32 * 1024;
 
@@ -161,7 +161,7 @@ impl FrameWriter {
     }
 
     /// Opens a stream, as a client does.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn open(&mut self, stream: u32, headers: &[(&str, &str)]) -> io::Result<Bytes> {
         let block = self.block(headers)?;
         let mut body = BytesMut::with_capacity(10 + block.len());

@@ -74,7 +74,7 @@ impl AsFd for Endings {
     }
 }
 
-fn ended(reply: Reply<'_>) -> Option<Ended> {
+pub(crate) fn ended(reply: Reply<'_>) -> Option<Ended> {
     let header: &[u8; HEADER] = reply.payload.first_chunk()?;
     let family = *header.first()?;
     let info = reply.attributes(HEADER).find_kind(TCP_INFO)?;

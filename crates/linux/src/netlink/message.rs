@@ -139,7 +139,7 @@ impl Message {
     }
 
     /// The message as it goes over the socket.
-    pub(super) fn finish(&self, sequence: u32, into: &mut Vec<u8>) {
+    pub(crate) fn finish(&self, sequence: u32, into: &mut Vec<u8>) {
         let length = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         into.extend_from_slice(&length.to_ne_bytes());
         into.extend_from_slice(self.bytes.get(4..8).unwrap_or_default());
@@ -173,7 +173,7 @@ impl<'a> Reply<'a> {
 }
 
 /// Takes one message off the front of `bytes`.
-pub(super) fn split<'a>(bytes: &mut &'a [u8]) -> Option<Reply<'a>> {
+pub(crate) fn split<'a>(bytes: &mut &'a [u8]) -> Option<Reply<'a>> {
     let length = usize::try_from(u32_at(bytes, 0)).ok()?;
     if length < HEADER || length > bytes.len() {
         return None;

@@ -311,13 +311,13 @@ impl AsFd for Socket {
     }
 }
 
-struct Refusal {
-    words: String,
-    source: io::Error,
+pub(crate) struct Refusal {
+    pub(crate) words: String,
+    pub(crate) source: io::Error,
 }
 
 /// Reads an error message; errno 0 is a confirmation. A `DONE` begins in the same way.
-fn answer(reply: &Reply<'_>) -> Result<(), Refusal> {
+pub(crate) fn answer(reply: &Reply<'_>) -> Result<(), Refusal> {
     let errno = ne32(reply.payload).cast_signed();
     if errno == 0 {
         return Ok(());

@@ -95,7 +95,7 @@ impl Table {
     }
 }
 
-fn read_elements(reply: Reply<'_>, list: &mut Vec<ElementRead>) {
+pub(crate) fn read_elements(reply: Reply<'_>, list: &mut Vec<ElementRead>) {
     let Some(elements) = reply.attributes(HEADER).find_kind(3) else {
         return;
     };

@@ -13,19 +13,19 @@ const TTL: u32 = 5;
 /// What fits into an answer by UDP unless the asker says that it takes more.
 const UDP_BYTES: usize = 512;
 /// What we ever put into an answer by UDP: it passes every link without fragments.
-const UDP_BYTES_MAX: u16 = 1232;
+pub(crate) const UDP_BYTES_MAX: u16 = 1232;
 /// Aliases that are followed inside the cluster; also ends circles.
 const ALIASES_MAX: usize = 4;
 
 /// The way a question came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(crate) enum Way {
     Udp,
     Tcp,
 }
 
 /// Answers a question; none for what is no question and so must not be answered.
-pub(super) fn answer(zone: &Zone, question: &[u8], way: Way) -> Option<Vec<u8>> {
+pub(crate) fn answer(zone: &Zone, question: &[u8], way: Way) -> Option<Vec<u8>> {
     let Ok(question) = Message::from_vec(question) else { return malformed(question) };
     if question.metadata.message_type != MessageType::Query {
         return None;

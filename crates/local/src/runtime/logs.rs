@@ -25,8 +25,13 @@ pub(super) fn aside(path: &Path) -> PathBuf {
 /// What of a log there is now, as text.
 pub fn read(path: &Path, selection: Selection) -> Vec<u8> {
     let files = [aside(path), path.to_owned()].into_iter().filter_map(|path| open_to_read(&path).ok());
+    select(files.flat_map(super::lines), selection)
+}
+
+/// What of these lines is wanted, as text.
+pub(crate) fn select(lines: impl Iterator<Item = Vec<u8>>, selection: Selection) -> Vec<u8> {
     let mut entries: Vec<Entry> = Vec::new();
-    for line in files.flat_map(super::lines) {
+    for line in lines {
         let Some(entry) = Entry::parse(&line) else { continue };
         if selection.since.is_some_and(|since| entry.time < since) {
             continue;
