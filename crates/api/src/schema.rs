@@ -4,6 +4,7 @@
 //! whoever stores a definition can say so.
 
 mod core;
+mod faults;
 mod parse;
 mod walk;
 
@@ -13,6 +14,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::status::Cause;
+
+pub use faults::{Elsewhere, Fault, Wrong};
 
 /// Most causes and most unknown fields told about one object; more help nobody and would make a reply of any size.
 pub const FINDINGS_MAX: usize = 256;
@@ -93,6 +96,11 @@ impl Schema {
         core::schema(api_version, kind)
     }
 
+    /// The schema of the pods that a workload makes: `metadata` and `spec`, as they stand in the workload's template.
+    pub fn pod_template() -> Arc<Self> {
+        core::pod_template()
+    }
+
     /// The schema as it was written; null for built-in kinds.
     pub const fn document(&self) -> &Value {
         &self.document
@@ -122,6 +130,13 @@ impl Schema {
         let mut checker = walk::Checker::new(self.builtin);
         checker.check(&self.root, object, "");
         checker.into_causes()
+    }
+
+    /// What is not as it is described, place by place, for whoever shows it beside what was written; at most [`FINDINGS_MAX`].
+    ///
+    /// What is missing, and whatever [`Self::validate`] says beyond types and words, is not among it.
+    pub fn faults(&self, object: &Value) -> Vec<Fault> {
+        faults::find(&self.root, object)
     }
 }
 

@@ -3,7 +3,8 @@
 //! `types/core.txt` has one type a line: `Name = apiVersion Kind: field type number, ..`. Types: `s` text, `s(A|B)` one of
 //! these, `i` integer, `b` boolean, `q` quantity, `y` bytes (base64 in JSON), `t` time, `is` integer or text, `*` anything
 //! (its protobuf form is not known here), `*j` JSON inside bytes, or the name of another type; `[x]` is a list, `{x}` a
-//! mapping. `!` marks what must be given, `?` a scalar whose zero differs from its absence. A field named `@` is inlined.
+//! mapping. `!` marks what must be given, `?` a scalar whose zero differs from its absence. A field named `@` is inlined. A number 0
+//! is one that is not known here: such a field comes in JSON. The fields are those of Kubernetes 1.37, and of 1.35 what 1.37 took out.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

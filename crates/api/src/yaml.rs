@@ -172,7 +172,7 @@ impl Node {
 }
 
 /// The steps of a field path; what stands in brackets is one step whatever it holds.
-fn steps(path: &str) -> Vec<String> {
+pub fn steps(path: &str) -> Vec<String> {
     let (mut steps, mut step, mut bracket) = (Vec::new(), String::new(), false);
     for character in path.chars() {
         match (bracket, character) {

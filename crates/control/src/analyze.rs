@@ -14,6 +14,7 @@ mod names;
 mod reach;
 mod replaced;
 mod rules;
+mod schema;
 mod suppress;
 mod traps;
 mod trials;
@@ -78,6 +79,7 @@ pub fn analyze(bundle: &Bundle, options: &Options) -> Report {
     input::settings(&mut pass);
     names::refused(&mut pass);
     replaced::findings(&mut pass);
+    schema::findings(&mut pass);
     policies(&mut pass);
     peer_authentications(&mut pass);
     rules::fates(&mut pass);

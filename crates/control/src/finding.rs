@@ -2,7 +2,7 @@
 //! cannot differ.
 //!
 //! Codes of the policy core (`TG001.` schema, `TG002.` to `TG006.` admission, `TG01..` meaning on TCP, `TG02..` values, `TG03..`
-//! not applied, `TG04..` PeerAuthentication) are in `policy::finding`. Those here: `TG000.` what cannot be read, `TG0010` names, `TG05..` what
+//! not applied, `TG04..` PeerAuthentication) are in `policy::finding`. Those here: `TG000.` what cannot be read, `TG0010` names, `TG0016` fields, `TG05..` what
 //! depends on other objects, `TG06..` what is only said by `analyze`. Each has a section in `docs/findings.md`.
 
 use std::fmt;
@@ -171,6 +171,7 @@ codes! {
     SuppressionUnused "TG0008" Warning Style false "A suppression hides nothing.";
     SettingBad "TG0009" Error Refused false "A setting of the mesh cannot be read.";
     NameRefused "TG0010" Error Refused false "Kubernetes refuses the name.";
+    FieldUnknown "TG0016" Note Style false "An object that is no policy has a field that Kubernetes does not know.";
     SelectorSelectsNothing "TG0501" Warning Reference true "The selector matches no pod and no template.";
     NamespaceUnknown "TG0502" Warning Reference true "A namespace is named that is not there.";
     ServiceAccountUnknown "TG0503" Warning Reference true "A service account is named that is not there.";

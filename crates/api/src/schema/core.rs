@@ -8,16 +8,25 @@ use serde_json::Value;
 use super::{Node, Schema, Shape};
 use crate::types::{self, Field, FieldKind};
 
+static POD_TEMPLATE: LazyLock<Arc<Schema>> = LazyLock::new(|| Arc::new(of(object("PodTemplateSpec"))));
+
 static SCHEMAS: LazyLock<BTreeMap<&'static str, Arc<Schema>>> = LazyLock::new(|| {
     types::table()
         .roots()
         .map(|name| {
-            let root = with_object_fields(object(name));
-            let schema = Schema { root, document: Value::Null, unchecked: Vec::new(), builtin: true };
+            let schema = of(with_object_fields(object(name)));
             (name, Arc::new(schema))
         })
         .collect()
 });
+
+fn of(root: Node) -> Schema {
+    Schema { root, document: Value::Null, unchecked: Vec::new(), builtin: true }
+}
+
+pub(super) fn pod_template() -> Arc<Schema> {
+    Arc::clone(&POD_TEMPLATE)
+}
 
 pub(super) fn schema(api_version: &str, kind: &str) -> Option<Arc<Schema>> {
     SCHEMAS.get(types::table().root(api_version, kind)?).cloned()

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{FINDINGS_MAX, Schema, unknown_fields};
+use super::{Elsewhere, FINDINGS_MAX, Schema, Wrong, unknown_fields};
 use crate::crds;
 use crate::kinds::Kinds;
 use crate::status::Status;
@@ -246,4 +246,57 @@ fn every_stored_builtin_kind_but_definitions_has_a_schema() {
         let schema = &kind.versions[0].schema;
         assert_eq!(schema.is_some(), kind.plural != "customresourcedefinitions", "{}", kind.plural);
     }
+}
+
+#[test]
+fn faults_have_their_places_and_what_may_have_been_meant() {
+    let schema = Schema::builtin("apps/v1", "Deployment").unwrap();
+    let container = json!({"name": "c", "image": "i", "imagePullpolicy": "Always", "replicas": 2, "hostNetwork": true,
+        "ports": [{"containerPort": "80", "protocol": "tcp"}], "env": [{"name": "A", "value": 1}],
+        "resources": {"limits": {"cpu": "a lot", "example.com/gpu": 1}}, "containerPort": 1});
+    let mut object = deployment(
+        json!({"containers": [container], "nodeSelector": {"a.b/c": true}, "volumes": [{"name": "v", "csi": {"any": 1}}]}),
+    );
+    object["metadata"]["label"] = json!({});
+    object["spec"]["selector"] = Value::Null;
+    object["spec"]["strategy"] = json!({"$patch": "replace", "type": ""});
+    let found: Vec<String> = schema
+        .faults(&object)
+        .into_iter()
+        .map(|fault| match fault.wrong {
+            Wrong::Unknown { field, known, elsewhere } => {
+                assert!(!known.contains(&field) && !known.is_empty());
+                format!("{}: unknown {field}, {elsewhere:?}", fault.path)
+            }
+            Wrong::Type { wanted, found } => format!("{}: {wanted}, not {found}", fault.path),
+            Wrong::Word { found, known } => format!("{}: {found} of {}", fault.path, known.join(" ")),
+        })
+        .collect();
+    let pod = "spec.template.spec";
+    let expected = [
+        "metadata.label: unknown label, None".to_owned(),
+        "spec.strategy.$patch: unknown $patch, None".to_owned(),
+        format!("{pod}.containers[0].imagePullpolicy: unknown imagePullpolicy, None"),
+        format!("{pod}.containers[0].replicas: unknown replicas, None"),
+        format!("{pod}.containers[0].hostNetwork: unknown hostNetwork, Some(Above)"),
+        format!("{pod}.containers[0].ports[0].containerPort: integer, not string"),
+        format!("{pod}.containers[0].ports[0].protocol: tcp of SCTP TCP UDP"),
+        format!("{pod}.containers[0].env[0].value: string, not integer"),
+        format!("{pod}.containers[0].resources.limits.cpu: quantity such as 100m or 64Mi, not string"),
+        format!("{pod}.containers[0].containerPort: unknown containerPort, Some(Below(\"ports\"))"),
+        format!("{pod}.nodeSelector[a.b/c]: string, not boolean"),
+    ];
+    let (mut found, mut expected) = (found, expected.to_vec());
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    let template = Schema::pod_template();
+    assert_eq!(template.faults(&json!({"metadata": {}, "spec": {"containers": []}})), vec![]);
+    assert_eq!(template.faults(&json!({"spec": {"container": []}})).len(), 1);
+    let Wrong::Unknown { elsewhere, .. } = &template.faults(&json!({"metadata": {"containers": []}}))[0].wrong else {
+        panic!()
+    };
+    assert_eq!(elsewhere, &Some(Elsewhere::Beside("spec".to_owned())));
+    let many: serde_json::Map<String, Value> = (0..1000).map(|n| (format!("f{n}"), json!(1))).collect();
+    assert_eq!(template.faults(&json!({ "spec": many })).len(), FINDINGS_MAX);
 }

@@ -232,7 +232,7 @@ impl Checker {
 }
 
 /// Whether a value has a shape; if not, the shape in words.
-fn fits(shape: Shape, value: &Value) -> Result<(), &'static str> {
+pub(super) fn fits(shape: Shape, value: &Value) -> Result<(), &'static str> {
     let whole = || value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0);
     let (fits, wanted) = match shape {
         Shape::Any => (true, ""),
@@ -256,7 +256,7 @@ fn fits(shape: Shape, value: &Value) -> Result<(), &'static str> {
     if fits { Ok(()) } else { Err(wanted) }
 }
 
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 

@@ -26,10 +26,21 @@ pub struct Diagnostic {
     pub notes: Vec<String>,
     /// What to do about it.
     pub fix: Option<Fix>,
-    /// Whether it is so only on ports that carry TCP, and nothing says what these carry.
-    pub(crate) unsure: bool,
+    /// With which others it is told as one.
+    pub(crate) fold: Fold,
     /// All that this one stands for, itself among them; empty if it stands for itself only.
     pub(crate) alike: Vec<Self>,
+}
+
+/// Which findings of one code are told as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fold {
+    /// None: each has its own story.
+    Never,
+    /// It is so only on ports that carry TCP, and nothing says what these carry: so are all others of that kind.
+    Unsure,
+    /// Those with the same words: one slip in many objects.
+    Same,
 }
 
 /// A place with words.
@@ -80,7 +91,7 @@ impl Diagnostic {
             labels,
             notes,
             fix: None,
-            unsure: false,
+            fold: Fold::Never,
             alike: Vec::new(),
         }
     }
@@ -128,6 +139,20 @@ impl Diagnostic {
         self
     }
 
+    /// Says how many others it stands for.
+    fn count_alike(&mut self) {
+        let Some(count) = self.alike.len().checked_sub(1) else { return };
+        if self.fold == Fold::Same {
+            let places = if count == 1 { "place" } else { "places" };
+            return self.notes.push(format!("the same stands at {count} more {places} of this set"));
+        }
+        self.notes.truncate(1);
+        let rules = if count == 1 { "rule" } else { "rules" };
+        self.notes.push(format!("the same is so of {count} more {rules} of this set"));
+        let says = "give the Services of these workloads too: then each rule is judged by what its ports carry";
+        self.fix = Some(Fix { says: says.to_owned(), edits: Vec::new(), safe: false });
+    }
+
     /// The order in which findings are shown: what is worth most first, then by place.
     pub(crate) fn order(&self, other: &Self) -> Ordering {
         let place = |one: &Self| one.labels.first().map(|label| (label.text, label.bytes.start));
@@ -136,35 +161,33 @@ impl Diagnostic {
     }
 }
 
-/// Of what is told of many rules alike, only because no Service says what their ports carry, the first one with the places of the
-/// next ones: told of each, it would hide what is known.
+/// Of what is told many times alike, the first one with the places of the next ones: told of each, it would hide what is known.
 pub(crate) fn folded(all: Vec<Diagnostic>) -> Vec<Diagnostic> {
     let mut kept: Vec<Diagnostic> = Vec::with_capacity(all.len());
-    let mut more: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut first_of: BTreeMap<(&str, String), usize> = BTreeMap::new();
     for one in all {
-        let alike = kept.iter_mut().find(|other| one.unsure && other.unsure && one.entry == other.entry);
-        let Some(first) = alike else {
+        let words = match one.fold {
+            Fold::Never => {
+                kept.push(one);
+                continue;
+            }
+            Fold::Unsure => String::new(),
+            Fold::Same => one.message.clone(),
+        };
+        let at = *first_of.entry((one.entry.number, words)).or_insert(kept.len());
+        let Some(first) = kept.get_mut(at) else {
             kept.push(one);
             continue;
         };
-        let count = more.entry(one.entry.number).or_default();
-        *count += 1;
         if first.alike.is_empty() {
             first.alike.push(first.clone());
         }
         first.alike.push(one.clone());
-        if *count <= ALIKE_MAX {
+        if first.alike.len() <= 1 + ALIKE_MAX {
             first.labels.extend(one.labels.into_iter().next());
         }
     }
-    for one in kept.iter_mut().filter(|one| one.unsure) {
-        let Some(count) = more.get(one.entry.number) else { continue };
-        one.notes.truncate(1);
-        let rules = if *count == 1 { "rule" } else { "rules" };
-        one.notes.push(format!("the same is so of {count} more {rules} of this set"));
-        let says = "give the Services of these workloads too: then each rule is judged by what its ports carry";
-        one.fix = Some(Fix { says: says.to_owned(), edits: Vec::new(), safe: false });
-    }
+    kept.iter_mut().for_each(Diagnostic::count_alike);
     kept
 }
 

@@ -3,6 +3,7 @@
 use policy::finding::{Code, Finding};
 use policy::spec::{Action, Attribute, AuthorizationPolicy, Rule};
 
+use super::diagnostic::Fold;
 use super::http::{self, Ports};
 use super::{Diagnostic, Edit, Pass, View, mend};
 use crate::admission::nearest::nearest_word;
@@ -118,7 +119,9 @@ impl OneRule<'_, '_> {
         for (.., other) in rest.iter().filter(|(.., other)| !repeated(other.code)) {
             told = told.note(other.message.clone());
         }
-        told.unsure = *level == Level::Note && ports.unknown();
+        if *level == Level::Note && ports.unknown() {
+            told.fold = Fold::Unsure;
+        }
         Some(told.level(*level))
     }
 

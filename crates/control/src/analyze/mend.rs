@@ -29,6 +29,13 @@ pub(super) fn quoted(text: &str, node: &Node) -> Option<(Range<usize>, String)> 
     is_scalar.then(|| (node.span.bytes.clone(), format!("\"{written}\"")))
 }
 
+/// A scalar that stands in quotes as just this text, without them.
+pub(super) fn unquoted(text: &str, node: &Node, plain: &str) -> Option<(Range<usize>, String)> {
+    let written = text.get(node.span.bytes.clone())?;
+    let quoted = ['"', '\''].into_iter().any(|quote| written == format!("{quote}{plain}{quote}"));
+    (matches!(node.children, Children::None) && quoted).then(|| (node.span.bytes.clone(), plain.to_owned()))
+}
+
 /// The lines of a field of a block mapping that keeps another field; none where whole lines will not do.
 pub(super) fn without_field(text: &str, mapping: &Node, name: &str) -> Option<Range<usize>> {
     if mapping.flow || mapping.fields().len() < 2 {
