@@ -31,6 +31,11 @@ pub fn proxy_log(record: &Record) -> String {
     if let Some(nearest) = &record.outcome.nearest {
         field("nearest", &format_args!("{:?}", nearest.to_string()));
     }
+    if let Some(http) = &record.outcome.http {
+        field("http.carries", &http.carries.word());
+        field("http.verdict", &http.verdict.word());
+        field("http.by", &format_args!("{:?}", http.by.join(", ")));
+    }
     harmless(line)
 }
 
@@ -45,6 +50,9 @@ pub fn tap_line(record: &Record) -> String {
         record.destination.port,
         record.outcome.because(),
     );
+    if let Some(http) = &record.outcome.http {
+        let _infallible = write!(line, "; {http}");
+    }
     if record.count > 1 {
         let _infallible = write!(line, "  ({} times)", record.count);
     }

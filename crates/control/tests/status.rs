@@ -228,7 +228,7 @@ fn record(policies: &[&str], from: &str, port: u16) -> Record {
             address: connection.destination,
             port,
         },
-        outcome: snapshot.explain(&destination, &connection).outcome(),
+        outcome: snapshot.outcome_at_syn(&destination, &connection),
         count: 1,
         bytes_received: Some(10),
         bytes_sent: None,
@@ -254,6 +254,8 @@ fn records_read_as_lines() {
         record(&[allow], "10.0.0.4", 9002),
         record(&[allow], "192.0.2.7", 9002),
         record(&["{}"], "10.0.0.2", 9002),
+        // No service has this port: it may carry HTTP, and then requests decide.
+        record(&["{rules: [{to: [{operation: {ports: ['9002'], methods: [GET], paths: [/a]}}]}]}"], "10.0.0.2", 9002),
     ] {
         for line in [tap_line(&one), proxy_log(&one)] {
             assert!(!line.contains('\n'));

@@ -9,21 +9,19 @@ mod fold;
 mod generations;
 pub(crate) mod packet;
 mod permits;
+mod tell;
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc as commands;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use linux::netlink::Received;
 use linux::nflog::{Listener, Logged};
-use policy::decide::{Connection, Reason};
 use policy::mesh::WorkloadId;
-use policy::record::{End, Outcome, Record};
-use policy::snapshot::Snapshot;
+use policy::record::Record;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use tokio::sync::mpsc;
 
@@ -34,6 +32,7 @@ pub(crate) use generations::Generations;
 use packet::Attempt;
 pub(crate) use permits::Sources;
 use permits::{Context, Permits};
+use tell::{Ids, record};
 
 /// Datagrams read from one pod before the next pod has its turn; one refusal each.
 const TURN: usize = 256;
@@ -428,68 +427,4 @@ fn write(
     } else {
         tally.lost.fetch_add(fold.count, Ordering::Relaxed);
     }
-}
-
-/// Decides a refused connection again, on the snapshot whose table refused it.
-fn record(workload: &WorkloadId, snapshot: Option<&Snapshot>, id: u64, fold: &Fold) -> Record {
-    let decided = snapshot.map(|snapshot| decide(workload, snapshot, (fold.attempt.source, fold.attempt.destination)));
-    // The kernel has refused it: without a snapshot, or against the policy because the table could not be loaded.
-    let outcome = decided.filter(|outcome| !outcome.permitted).unwrap_or_else(|| Outcome {
-        permitted: false,
-        reason: Reason::NotReady,
-        policy: None,
-        rule: None,
-        nearest: None,
-        if_enforced: None,
-        generation: snapshot.map_or(fold.generation, Snapshot::generation),
-    });
-    let (source, destination) = ends(workload, snapshot, &fold.attempt);
-    Record { count: fold.count, ..Record::opened(id, unix_ms(), source, destination, outcome) }
-}
-
-/// Decides a connection again that was let in; `None` if the snapshot would not have.
-fn permitted_record(workload: &WorkloadId, snapshot: &Snapshot, ids: &mut Ids, attempt: &Attempt) -> Option<Record> {
-    let outcome = decide(workload, snapshot, (attempt.source, attempt.destination));
-    let (source, destination) = ends(workload, Some(snapshot), attempt);
-    outcome.permitted.then(|| Record::opened(ids.take(), unix_ms(), source, destination, outcome))
-}
-
-/// Whether the table in force would let a connection in.
-fn still_permitted(workload: &WorkloadId, generations: &Generations, ends: (SocketAddr, SocketAddr)) -> bool {
-    generations.last().is_some_and(|snapshot| decide(workload, &snapshot, ends).permitted)
-}
-
-fn decide(workload: &WorkloadId, snapshot: &Snapshot, (source, destination): (SocketAddr, SocketAddr)) -> Outcome {
-    let peer = snapshot.at(source.ip()).peer();
-    let connection = Connection::new(source.ip(), peer, destination.ip(), destination.port());
-    snapshot.outcome_at_syn(workload, &connection)
-}
-
-fn ends(workload: &WorkloadId, snapshot: Option<&Snapshot>, attempt: &Attempt) -> (End, End) {
-    let end = |address: SocketAddr| {
-        let is = snapshot.map(|snapshot| snapshot.at(address.ip())).unwrap_or_default();
-        End { workload: is.workload, identity: is.identity, address: address.ip(), port: address.port() }
-    };
-    (end(attempt.source), End { workload: Some(workload.clone()), ..end(attempt.destination) })
-}
-
-/// Numbers of records: the second this process began, then a count, so that no two processes of a mesh agree.
-struct Ids {
-    last: u64,
-}
-
-impl Ids {
-    fn begin() -> Self {
-        Self { last: (unix_ms() / 1000) << 32 }
-    }
-
-    fn take(&mut self) -> u64 {
-        self.last += 1;
-        self.last
-    }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or_default()
 }

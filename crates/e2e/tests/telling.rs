@@ -92,6 +92,64 @@ fn a_denial_is_told_once_everywhere_with_who_whom_port_policy_rule_and_reason() 
     assert_eq!(up.ends().0, Some(0), "Ctrl-C ends the mesh");
 }
 
+/// The record of the next connection of a client to a port, as `tap -o json` tells it.
+fn record_of(tap: &mut Running, client: &str, port: u16) -> serde_json::Value {
+    let line = tap.until(&[&format!("\"name\":\"{client}\""), &format!("\"port\":{port}}}")]);
+    serde_json::from_str(&line).unwrap()
+}
+
+#[test]
+fn a_verdict_on_a_port_that_may_carry_http_says_what_requests_would_meet() {
+    let world = World::new();
+    let warnings = world.policy(
+        "foo/get",
+        "{selector: {matchLabels: {app: server}}, rules: [{to: [{operation: {ports: ['9002'], methods: [GET]}}]}, \
+         {to: [{operation: {ports: ['9000']}}]}]}",
+    );
+    assert!(warnings.contains("never matches TCP, because `methods`"), "{warnings}");
+    let (mut people, mut machines) = (tap(&world, ""), tap(&world, "--verdict all -o json"));
+    let server = world.address("server").to_owned();
+    let tries = |client: &str, port: u16| world.tries(client, &[&format!("{server} {port}")]).concat();
+
+    // No service has this port: it may carry HTTP. On the others a service says TCP, or no rule is about HTTP.
+    assert_eq!(["alice", "bob"].map(|client| tries(client, 9002)), ["no", "no"]);
+    assert_eq!((tries("alice", 9001), tries("alice", 9000)), ("no".to_owned(), "yes".to_owned()));
+    let line = people.until(&["foo/alice", ":9002", "denied"]);
+    let said = "judged as TCP, and the port may carry HTTP, where each request depends on methods";
+    assert!(line.contains(said), "{line}");
+    let record = record_of(&mut machines, "alice", 9002);
+    let http = serde_json::json!({"carries": "detected", "verdict": "depends", "by": ["methods"]});
+    assert_eq!(record["http"], http, "{record}");
+    let line = people.until(&["foo/alice", ":9001", "denied"]);
+    assert!(!line.contains("HTTP, where"), "{line}");
+    for (port, permitted) in [(9001, false), (9000, true)] {
+        let record = record_of(&mut machines, "alice", port);
+        assert_eq!((&record["permitted"], record.get("http")), (&permitted.into(), None), "{record}");
+    }
+    let log = world.must("kubectl logs server -c istio-proxy");
+    let said = "http.carries=detected http.verdict=depends http.by=\"methods\"";
+    assert_eq!(log.lines().filter(|line| line.contains(said) && line.contains(":9002 ")).count(), 2, "{log}");
+
+    // What a service declares counts from the moment it is there.
+    for (name, expected) in [("http-web", Some("http")), ("tcp-web", None)] {
+        world.apply(&format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: foo}}\nspec: {{selector: {{app: server}}, \
+             ports: [{{name: {name}, port: 9002}}]}}\n"
+        ));
+        assert_eq!(tries("carol", 9002), "no");
+        let record = record_of(&mut machines, "carol", 9002);
+        assert_eq!(record["http"]["carries"].as_str(), expected, "{record}");
+    }
+
+    // A connection that was let in: the address that counts for HTTP may be another than the peer's.
+    world.must("kubectl delete service web >/dev/null");
+    world.forget("foo/get");
+    world.policy("foo/elsewhere", "{action: DENY, rules: [{from: [{source: {remoteIpBlocks: [203.0.113.0/24]}}]}]}");
+    assert_eq!(tries("bob", 9002), "yes");
+    let record = record_of(&mut machines, "bob", 9002);
+    assert_eq!((&record["permitted"], &record["http"]["by"]), (&true.into(), &serde_json::json!(["remoteIpBlocks"])));
+}
+
 #[test]
 fn a_flood_of_denials_adds_up() {
     let world = World::new();

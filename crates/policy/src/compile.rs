@@ -61,6 +61,10 @@ pub fn compile(mesh: &Mesh, generation: u64, before: Option<&Snapshot>) -> Snaps
         .map(|before| &before.attested)
         .filter(|old| ***old == attested)
         .map_or_else(|| Arc::new(attested), Arc::clone);
+    let services = before
+        .map(|before| &before.services)
+        .filter(|old| ***old == mesh.services)
+        .map_or_else(|| Arc::new(mesh.services.clone()), Arc::clone);
     Snapshot {
         generation,
         settings,
@@ -68,6 +72,7 @@ pub fn compile(mesh: &Mesh, generation: u64, before: Option<&Snapshot>) -> Snaps
         workloads,
         names,
         attested,
+        services,
     }
 }
 

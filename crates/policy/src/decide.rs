@@ -277,7 +277,7 @@ struct So<'a> {
 
 impl<'c> Judge<'c> {
     #[inline]
-    fn judge<'a, R: Recorder<'a>>(&self, state: &'a WorkloadState, recorder: &mut R) -> Decision {
+    pub(crate) fn judge<'a, R: Recorder<'a>>(&self, state: &'a WorkloadState, recorder: &mut R) -> Decision {
         let mode = state.mtls.at(self.connection.port);
         if mode == Effective::Strict && !self.has_mutual_tls() {
             let mut decision = Decision::new(Reason::MtlsRequired, self.generation); // S-79

@@ -15,7 +15,7 @@ use crate::matcher::{Names, Truth, View};
 use crate::mesh::{PolicyId, WorkloadId};
 use crate::record::Outcome;
 use crate::ruleset::{Found, RuleAt, Stage};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, WorkloadState};
 use crate::spec::{Attribute, Entry, Match, Value, Values};
 
 /// A decision with what led to it.
@@ -149,37 +149,44 @@ impl Snapshot {
         self.explain_seen(destination, connection, Seen::Syn)
     }
 
-    /// Decides what the kernel path enforces at the first SYN, as a record tells it. Rules are looked at one by one only where a
+    /// Decides what the kernel path enforces at the first SYN, as plain data. Rules are looked at one by one only where a
     /// nearest miss is to be told: what it costs to tell that a connection was let in does not grow with their number.
-    pub fn outcome_at_syn(&self, destination: &WorkloadId, connection: &Connection) -> Outcome {
+    pub fn outcome_as_tcp(&self, destination: &WorkloadId, connection: &Connection) -> Outcome {
         let decision = self.decide_at_syn(destination, connection);
-        let traced = (decision.reason == Reason::AllowNoMatch).then(|| self.trace(destination, connection, Seen::Syn));
-        let nearest = traced.and_then(|(_, looked_at, view)| nearest(&looked_at, &view?));
+        let missed = self.workloads.get(destination).filter(|_| decision.reason == Reason::AllowNoMatch);
+        let nearest = missed.and_then(|state| {
+            let (_, looked_at, view) = self.trace(state, connection, Seen::Syn);
+            nearest(&looked_at, &view)
+        });
         Outcome::of(&decision, nearest)
     }
 
     fn explain_seen(&self, destination: &WorkloadId, connection: &Connection, seen: Seen) -> Explanation {
-        let (decision, looked_at, view) = self.trace(destination, connection, seen);
-        let Some(view) = view else {
-            return Explanation { decision, rules: Vec::new(), nearest: None };
-        };
+        if let Some(state) = self.workloads.get(destination) {
+            return self.explain_state(state, connection, seen);
+        }
+        let decision = self.decide(destination, connection);
+        Explanation { decision, rules: Vec::new(), nearest: None }
+    }
+
+    pub(crate) fn explain_state(&self, state: &WorkloadState, connection: &Connection, seen: Seen) -> Explanation {
+        let (decision, looked_at, view) = self.trace(state, connection, seen);
         let nearest = if decision.reason == Reason::AllowNoMatch { nearest(&looked_at, &view) } else { None };
         let rules = looked_at.iter().map(|(stage, at, truth)| rule_trace(*stage, at, *truth, &view)).collect();
         Explanation { decision, rules, nearest }
     }
 
-    /// The decision, every rule that was looked at, and what the rules saw; nothing if the destination is not known.
+    /// The decision, every rule that was looked at, and what the rules saw.
     fn trace<'a>(
         &'a self,
-        destination: &WorkloadId,
+        state: &'a WorkloadState,
         connection: &'a Connection,
         seen: Seen,
-    ) -> (Decision, Vec<LookedAt<'a>>, Option<View<'a>>) {
+    ) -> (Decision, Vec<LookedAt<'a>>, View<'a>) {
         let mut trace = Trace { looked_at: Vec::new() };
-        let decision = self.evaluate(destination, connection, seen, &mut trace);
         let judge = Judge { settings: &self.settings, generation: self.generation, seen, connection };
-        let view = self.workloads.get(destination).map(|state| judge.view_at(state));
-        (decision, trace.looked_at, view)
+        let decision = judge.judge(state, &mut trace);
+        (decision, trace.looked_at, judge.view_at(state))
     }
 }
 

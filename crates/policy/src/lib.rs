@@ -21,6 +21,7 @@ mod mtls;
 pub mod parse;
 pub mod port;
 pub mod record;
+pub mod requests;
 mod ruleset;
 pub mod snapshot;
 pub mod space;

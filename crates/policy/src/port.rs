@@ -3,14 +3,17 @@
 
 use std::sync::Arc;
 
-use crate::mesh::{Mesh, Profile, ProviderKind, Service, ServicePort, Workload};
+use serde::{Deserialize, Serialize};
+
+use crate::mesh::{Mesh, Profile, ProviderKind, Service, ServicePort, Settings, Workload};
 use crate::spec::{Attribute, AuthorizationPolicy, Entry};
 
 /// Ports that are TCP though nobody says so (S-84): the server speaks first there, and waiting for the client would hang.
 const SERVER_FIRST_PORTS: [u16; 4] = [25, 53, 3306, 27017];
 
 /// What is carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Carries {
     /// Bytes that nobody looks at.
     Tcp,
@@ -44,11 +47,15 @@ pub struct PortClass {
 
 /// The class of a port of a workload. In the ambient profile everything is TCP (S-86).
 pub fn class_of(mesh: &Mesh, workload: &Workload, port: u16) -> PortClass {
-    if mesh.settings.profile == Profile::Ambient {
+    class(&mesh.services, &mesh.settings, workload, port)
+}
+
+/// The same by the services of a mesh and its settings alone.
+pub(crate) fn class(services: &[Service], settings: &Settings, workload: &Workload, port: u16) -> PortClass {
+    if settings.profile == Profile::Ambient {
         return PortClass { carries: Carries::Tcp, service: None, said: None };
     }
-    let mut fronts: Vec<(&Service, &ServicePort)> = mesh
-        .services
+    let mut fronts: Vec<(&Service, &ServicePort)> = services
         .iter()
         .filter(|service| selects(service, workload))
         .filter_map(|service| Some((service, service.ports.iter().find(|one| one.target == port)?)))
@@ -97,11 +104,16 @@ pub(crate) fn as_http(mesh: &Mesh) -> Mesh {
         *provider = ProviderKind::Grpc; // S-74: on HTTP, providers of both kinds are asked
     }
     for policy in &mut mesh.policies {
-        if entries(policy).flat_map(|entry| &entry.matches).any(|one| is_of_request(one.attribute)) {
+        if looks_at_requests(policy) {
             *policy = Arc::new(with_requests(policy));
         }
     }
     mesh
+}
+
+/// Whether a policy names anything that only a request can tell.
+pub(crate) fn looks_at_requests(policy: &AuthorizationPolicy) -> bool {
+    entries(policy).flat_map(|entry| &entry.matches).any(|one| is_of_request(one.attribute))
 }
 
 fn entries(policy: &AuthorizationPolicy) -> impl Iterator<Item = &Entry> {
@@ -113,7 +125,7 @@ fn is_of_request(attribute: Attribute) -> bool {
     matches!(attribute, Attribute::Http | Attribute::RemoteIp)
 }
 
-fn with_requests(policy: &AuthorizationPolicy) -> AuthorizationPolicy {
+pub(crate) fn with_requests(policy: &AuthorizationPolicy) -> AuthorizationPolicy {
     let mut policy = policy.clone();
     for rule in &mut policy.rules {
         let entries = rule.from.iter_mut().chain(&mut rule.to).chain(&mut rule.when);

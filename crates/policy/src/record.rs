@@ -9,6 +9,7 @@ use crate::decide::{Decision, Reason};
 use crate::explain::NearestMiss;
 use crate::identity::SpiffeId;
 use crate::mesh::{PolicyId, WorkloadId};
+use crate::requests::Requests;
 
 /// One connection, or several equal denials folded into one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +87,9 @@ pub struct Outcome {
     pub nearest: Option<NearestMiss>,
     /// Would trials have changed it: whether it would be permitted if they were enforced.
     pub if_enforced: Option<bool>,
+    /// What requests on the connection would meet, where its port carries or may carry HTTP and they can meet something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<Requests>,
     /// The generation that decided.
     pub generation: u64,
 }
@@ -100,6 +104,7 @@ impl Outcome {
             rule: decision.rule,
             nearest,
             if_enforced: decision.shadow.if_enforced,
+            http: None,
             generation: decision.generation,
         }
     }
@@ -156,8 +161,9 @@ impl Record {
     pub fn sentence(&self) -> String {
         let verdict = if self.outcome.permitted { "allowed" } else { "denied" };
         let times = if self.count > 1 { format!(" {} times", self.count) } else { String::new() };
+        let http = self.outcome.http.as_ref().map(|requests| format!("; {requests}")).unwrap_or_default();
         format!(
-            "{} → {}:{} {verdict}{times}: {}",
+            "{} → {}:{} {verdict}{times}: {}{http}",
             self.source,
             self.destination,
             self.destination.port,

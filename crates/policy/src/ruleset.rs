@@ -4,7 +4,7 @@ pub(crate) mod index;
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use self::index::Index;
 use crate::compile::rule::{CompiledEntry, CompiledRule, Effect};
@@ -50,6 +50,8 @@ pub(crate) struct Ruleset {
     pub(crate) allow: Stage,
     pub(crate) trial_deny: Stage,
     pub(crate) trial_allow: Stage,
+    /// What they say to an HTTP engine, where that is something else (`requests.rs`).
+    pub(crate) http: OnceLock<Option<Arc<Self>>>,
 }
 
 /// The CUSTOM policies of one provider (S-74), or of all that cannot be asked.
@@ -113,6 +115,7 @@ impl Ruleset {
             trial_deny: stage(Action::Deny, true),
             trial_allow: stage(Action::Allow, true),
             policies,
+            http: OnceLock::new(),
         }
     }
 

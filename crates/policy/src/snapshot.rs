@@ -9,7 +9,7 @@ use crate::compile::Policies;
 use crate::hash::Map;
 use crate::identity::{Peer, SpiffeId};
 use crate::matcher::Set;
-use crate::mesh::{PolicyId, Settings, Workload, WorkloadId};
+use crate::mesh::{PolicyId, Service, Settings, Workload, WorkloadId};
 use crate::mtls::{Effective, Mtls};
 use crate::ruleset::{Reach, Ruleset, Stage};
 use crate::spec::Mode;
@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub(crate) names: Map<IpAddr, WorkloadId>,
     /// The addresses whose traffic carries an identity that the kernel attests.
     pub(crate) attested: Arc<BTreeMap<IpAddr, SpiffeId>>,
+    /// They change no verdict, only what is said about one.
+    pub(crate) services: Arc<Vec<Service>>,
 }
 
 /// One workload with what applies to it.

@@ -172,7 +172,7 @@ fn explained(
     assert_eq!((&other.shadow, &other.audit, other.consulted), (&decision.shadow, &decision.audit, decision.consulted));
     assert!(explained.nearest.is_none() || decision.reason == Reason::AllowNoMatch);
     let destination = &world.workloads[0].id;
-    let recorded = snapshot.outcome_at_syn(destination, connection);
+    let recorded = snapshot.outcome_as_tcp(destination, connection);
     assert_eq!(recorded, snapshot.explain_at_syn(destination, connection).outcome(), "{seed}");
     explained
 }

@@ -19,7 +19,8 @@ use policy::record::{Close, Record};
 use tokio::sync::mpsc;
 
 use super::packet::Attempt;
-use super::{Generations, Ids, Tally, permitted_record, read_logged, still_permitted};
+use super::tell::{Ids, permitted_record, still_permitted};
+use super::{Generations, Tally, read_logged};
 
 /// Connections of one pod that are followed at once; a record that waits for its end takes half a KiB.
 const OPEN_MAX: usize = 16_384;
