@@ -15,6 +15,8 @@ need() { # need COMMAND PACKAGE
 need ip iproute2
 need ss iproute2
 need python3 python3
+# Layers are packed with it.
+need zstd zstd
 # Shells whose completion scripts are tried.
 need zsh zsh
 need fish fish
@@ -29,6 +31,17 @@ if [ ! -x "$tools/kubectl-1.20/kubectl" ]; then
   mkdir -p "$tools/kubectl-1.20"
   dpkg-deb -x "$work"/kubernetes-client_*.deb "$work/tree"
   mv "$work/tree/usr/bin/kubectl" "$tools/kubectl-1.20/kubectl"
+fi
+
+# A registry: Debian's package, unpacked, not installed, for installing it starts a service.
+if [ ! -x "$tools/docker-registry/docker-registry" ]; then
+  registry=$(mktemp -d)
+  chmod 755 "$registry"
+  (cd "$registry" && { apt-get download -qq docker-registry 2>/dev/null || { as_root apt-get update -qq; apt-get download -qq docker-registry; }; })
+  mkdir -p "$tools/docker-registry"
+  dpkg-deb -x "$registry"/docker-registry_*.deb "$registry/tree"
+  mv "$registry/tree/usr/bin/docker-registry" "$tools/docker-registry/docker-registry"
+  rm -rf "$registry"
 fi
 
 # kubectl 1.37: from a wheel, unpacked, not installed.

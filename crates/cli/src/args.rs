@@ -10,6 +10,7 @@ use crate::conns::ConnsArguments;
 use crate::diff::DiffArguments;
 use crate::explain::ExplainArguments;
 use crate::filter::FilterArguments;
+use crate::image::ImageArguments;
 use crate::man::ManArguments;
 use crate::test::TestArguments;
 use crate::why::WhyArguments;
@@ -54,6 +55,9 @@ pub(crate) enum Verb {
         after_help = "Example:\n  tidegate inject -f samples/sleep/sleep.yaml | kubectl apply -n foo -f -"
     )]
     Inject(InjectArguments),
+    /// Images that pods run from: import, list, remove; with and without a mesh that runs
+    #[command(after_help = "Examples:\n  tidegate image import app.tar\n  tidegate image list")]
+    Image(ImageArguments),
     /// Print decisions as they are made
     #[command(
         after_help = "Examples:\n  tidegate tap -n foo\n  tidegate tap --workload tcp-echo --port 9000 -o json\n  \

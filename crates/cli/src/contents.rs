@@ -10,13 +10,15 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use local::images::Store;
 use rustix::fs::OFlags;
 
 /// The file that says that a directory is a mesh's.
 pub(crate) const MARK: &str = "tidegate-mesh";
 
 /// Everything that a mesh makes in its data directory, besides the kubeconfigs.
-const OURS: [&str; 9] = [MARK, "lock", "store.redb", "pki", "port", "daemon.log", "bin", VOLUMES, "logs"];
+const OURS: [&str; 10] =
+    [MARK, "lock", "store.redb", "pki", "port", "daemon.log", "bin", VOLUMES, "logs", Store::DIRECTORY];
 
 /// Whether a mesh makes something of this name: one of `OURS`, or a kubeconfig, its namespace's name behind a dash.
 pub(crate) fn is_ours(name: &OsStr) -> bool {
@@ -32,7 +34,7 @@ const VOLUMES: &str = "volumes";
 
 /// Whether a mesh makes it and the calling user may have it.
 pub(crate) fn is_the_owners(name: &OsStr) -> bool {
-    is_ours(name) && name != VOLUMES
+    is_ours(name) && name != VOLUMES && name != Store::DIRECTORY
 }
 
 /// Removes what pods were shown, which lasts no longer than they do.

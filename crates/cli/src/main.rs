@@ -17,6 +17,7 @@ mod down;
 mod exit;
 mod explain;
 mod filter;
+mod image;
 mod inject;
 mod kubectl;
 mod man;
@@ -88,6 +89,7 @@ fn dispatch(verb: Verb) -> Outcome {
         Verb::Conformance(arguments) => conformance::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Diff(arguments) => diff::run(&arguments),
+        Verb::Image(arguments) => image::run(&arguments),
         Verb::Completion(arguments) => completion::run(&arguments),
         Verb::Man(arguments) => man::run(&arguments),
         Verb::Complete(arguments) => completion::complete(&arguments),

@@ -6,6 +6,7 @@
 mod drive;
 mod enforced;
 mod hooks;
+mod images;
 mod meaning;
 mod pods;
 mod records;
@@ -35,6 +36,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+pub(crate) use images::PATH as IMAGES_PATH;
 
 use crate::exit::{Exit, Failure};
 use crate::print;

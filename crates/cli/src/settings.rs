@@ -128,7 +128,7 @@ impl Place {
     }
 
     fn command_for(&self, words: &str, caller: &Caller) -> String {
-        let needs_root = words.starts_with("up") || words.starts_with("down");
+        let needs_root = ["up", "down", "image"].iter().any(|verb| words.starts_with(verb));
         let sudo = if needs_root && self.owner.uid != 0 { "sudo " } else { "" };
         let default = caller.default_data_dir().and_then(|dir| without_links(&dir));
         if default.is_ok_and(|default| default == self.data_dir) {

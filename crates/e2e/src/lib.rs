@@ -3,6 +3,7 @@
 //! Deliberately not here: the tests themselves, which stand in `tests/`, one file a subject.
 #![expect(clippy::panic, reason = "a harness has one way to fail: the test that called it stops there")]
 
+pub mod image;
 pub mod mesh;
 pub mod running;
 pub mod world;

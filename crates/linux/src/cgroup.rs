@@ -159,6 +159,17 @@ pub fn join(folder: &Path) -> Result<(), Error> {
     set(&folder.join("cgroup.procs"), "0")
 }
 
+/// How often the kernel has ended a process of a group because the group had all the memory that it may have.
+pub fn ended_for_memory(folders: &[PathBuf]) -> u64 {
+    let files = folders.iter().flat_map(|folder| ["memory.events", "memory.oom_control"].map(|name| folder.join(name)));
+    // Kernels before 4.13 do not count on version 1: there it is never known.
+    let counted = files.filter_map(|file| {
+        let text = std::fs::read_to_string(file).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok())
+    });
+    counted.sum()
+}
+
 /// Removes a child of a parent, or the parent with all its children, from every hierarchy; ends what is left in it.
 pub fn remove(parent: &str, child: Option<&str>) -> Result<(), Error> {
     for hierarchy in mounted()? {

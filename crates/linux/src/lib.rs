@@ -22,5 +22,6 @@ pub mod process;
 pub mod route;
 pub mod seccomp;
 pub mod sysctl;
+pub mod within;
 
 pub use error::Error;

@@ -3,7 +3,7 @@
 //! Sources are taken as handles ([`Tree`]) while the host's tree is still there; the root is changed; only then are
 //! the handles put in place. No name inside a container's tree is ever resolved while the host's can be reached.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -130,6 +130,17 @@ pub fn make_private() -> Result<(), Error> {
 /// A new file system in memory; `options` as in `size=64m,mode=755`.
 pub fn tmpfs(target: &Path, options: &CStr, access: Access) -> Result<(), Error> {
     rustix::mount::mount(c"tmpfs", target, c"tmpfs", access.flags(), options).map_err(failed("mount memory at", target))
+}
+
+/// Directories over one another, the lowest first, none of which is written to; what is changed goes into `upper`. `work`
+/// is an empty directory beside it.
+pub fn overlay(target: &Path, layers: &[OwnedFd], upper: &Path, work: &Path) -> Result<(), Error> {
+    // The lowest last, and by handles: whatever their names lead to by now.
+    let lower: Vec<String> = layers.iter().rev().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd())).collect();
+    let options = format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display());
+    let failed = failed("lay directories over one another at", target);
+    let Ok(options) = CString::new(options) else { return Err(failed(rustix::io::Errno::INVAL)) };
+    rustix::mount::mount(c"overlay", target, c"overlay", Access::ReadWrite.flags(), options.as_c_str()).map_err(failed)
 }
 
 /// The process table of the caller's own pid namespace.

@@ -68,6 +68,14 @@ pub enum Error {
         /// Why not, in the words of the process that tried.
         why: String,
     },
+    /// An image cannot be used, or what is to become one.
+    #[error("`{what}`: {why}")]
+    Image {
+        /// Its name, or the file that it was to come from.
+        what: String,
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
     /// A mesh id is not 8 hexadecimal digits.
     #[error("`{text}` is no mesh id: 8 hexadecimal digits are needed")]
     MeshId {

@@ -1,163 +1,157 @@
-//! Which images can be run here, and what runs in their place.
+//! Images: which there are, how they come here, and what runs for a name.
 //!
-//! There is no registry and no image store yet: a catalogue maps the images of the walkthroughs and common tool images
-//! to the host's own programs. Whatever is put in an image's place is said in the pod's events.
+//! A name is looked up in the catalogue first (`catalogue`: names for which the host's own programs stand in), then among
+//! the images that were imported or pulled (`store`). Nothing is ever put in an image's place without saying so.
 
-/// The first directories are where a tool box has its programs; the applets come before them.
-const PATH: &str = "/.tidegate/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+mod catalogue;
+mod digest;
+mod input;
+mod layer;
+mod layout;
+mod manifest;
+mod reference;
+mod store;
+mod tar;
 
-/// Images by the last parts of their names whose shell and tools the host's stand in for, with the program that they
-/// run when a pod names none.
-const TOOL_BOXES: &[(&str, &[&str])] = &[
-    ("curlimages/curl", &["curl"]),
-    ("curlimages/curl-base", &["curl"]),
-    ("library/alpine", &["sh"]),
-    ("library/bash", &["bash"]),
-    ("library/busybox", &["sh"]),
-    ("library/debian", &["bash"]),
-    ("library/ubuntu", &["bash"]),
-    ("nicolaka/netshoot", &["bash"]),
-    ("sleep", &["sleep", "infinity"]),
-];
+use std::path::{Path, PathBuf};
 
-/// Names of images of the test server of the walkthroughs.
-const TCP_ECHO: &[&str] = &["istio/tcp-echo-server", "release/tcp-echo-server", "tidegate/tcp-echo"];
+pub use digest::Digest;
+pub use reference::Reference;
+pub use store::{Added, Defaults, Store, Stored, Writer};
+
+pub(crate) use manifest::architecture;
+pub(crate) use store::hold;
+
+use crate::Error;
+use crate::runtime::spec::Root;
+
+/// PATH in an image that says none, as container runtimes have it.
+const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What runs for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// The image with its registry, as a pod's status names it.
-    pub reference: String,
+    /// What a pod's status names as its image's id.
+    pub id: String,
     /// What runs if the pod names no command.
     pub entrypoint: Vec<String>,
     /// What the entrypoint gets if the pod names no arguments.
     pub arguments: Vec<String>,
     /// The environment of every program in it.
     pub environment: Vec<(String, String)>,
+    /// Where the program starts.
+    pub directory: String,
+    /// `USER[:GROUP]`, by names or numbers; empty for root.
+    pub user: String,
+    /// What asks the program to end, if not `SIGTERM`.
+    pub stop_signal: Option<String>,
     /// Its entrypoint says when it serves.
     pub tells_ready: bool,
-    /// What was put in its place, a sentence for the pod's events.
-    pub substitution: String,
+    /// What is to be known of it, a sentence for the pod's events.
+    pub told: String,
+    /// Its files.
+    pub root: Root,
 }
 
-/// Finds what runs for an image; the error says what to do.
-pub fn find(reference: &str) -> Result<Image, String> {
-    let full = full_name(reference).ok_or_else(|| format!("`{reference}` is no image name"))?;
-    let environment = vec![("PATH".to_owned(), PATH.to_owned())];
-    let name = without_version(&full);
-    if TCP_ECHO.iter().any(|known| is_name(name, known)) {
-        let substitution = format!(
-            "image \"{reference}\" is not pulled: tidegate's own tcp-echo runs in its place, in a root directory made of this machine's /usr"
-        );
-        return Ok(Image {
-            entrypoint: vec!["tcp-echo".to_owned()],
-            arguments: vec!["9000".to_owned(), "hello".to_owned()],
+/// The image of the catalogue that a reference names, if it knows one; `written` is the name as the pod has it.
+pub fn in_catalogue(reference: &Reference, written: &str) -> Option<Image> {
+    catalogue::find(reference, written)
+}
+
+/// What to do about an image that is not here and that no registry is named for.
+pub(crate) fn absent(written: &str) -> String {
+    format!(
+        "image \"{written}\" is not here, and its name has no registry to pull it from: import it (tidegate image import FILE --name {written}), \
+         write the registry into the name, or use one of the catalogue: {}",
+        catalogue::names()
+    )
+}
+
+impl Image {
+    /// What runs for an image that is here.
+    pub fn of(stored: &Stored, store: &Store) -> Self {
+        let mut environment: Vec<(String, String)> = Vec::new();
+        for variable in &stored.defaults.environment {
+            let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+            if !name.is_empty() {
+                environment.push((name.to_owned(), value.to_owned()));
+            }
+        }
+        if !environment.iter().any(|(name, _)| name == "PATH") {
+            environment.push(("PATH".to_owned(), PATH_DEFAULT.to_owned()));
+        }
+        let by_digest = |digest: &Digest| {
+            let name =
+                Reference::parse(&stored.name).map_or_else(|_| stored.name.clone(), |name| name.without_version());
+            format!("{name}@{digest}")
+        };
+        let mut layers: Vec<PathBuf> = Vec::new();
+        for (at, layer) in stored.layers.iter().enumerate() {
+            // Of a layer that comes twice the upper one has all that the lower one has.
+            if !stored.layers.iter().skip(at + 1).any(|above| above == layer) {
+                layers.push(store.layer(layer));
+            }
+        }
+        Self {
+            id: stored.digests.first().map_or_else(|| stored.id.to_string(), by_digest),
+            entrypoint: stored.defaults.entrypoint.clone(),
+            arguments: stored.defaults.command.clone(),
             environment,
-            tells_ready: true,
-            substitution,
-            reference: full,
-        });
+            directory: Some(stored.defaults.directory.clone())
+                .filter(|path| !path.is_empty())
+                .unwrap_or_else(|| "/".to_owned()),
+            user: stored.defaults.user.clone(),
+            stop_signal: stored.defaults.stop_signal.clone(),
+            tells_ready: false,
+            told: String::new(),
+            root: Root::Layers(layers),
+        }
     }
-    let Some((_, program)) = TOOL_BOXES.iter().find(|(known, _)| is_name(name, known)) else {
-        return Err(format!(
-            "image \"{reference}\" is not in the local catalogue and registries are not pulled from: use one of {}, or istio/tcp-echo-server",
-            TOOL_BOXES.iter().map(|(name, _)| name.trim_start_matches("library/")).collect::<Vec<_>>().join(", ")
-        ));
-    };
-    let substitution = format!(
-        "image \"{reference}\" is not pulled: a tool box stands in for it, made of this machine's /usr (read-only) and tidegate's own nc"
-    );
-    Ok(Image {
-        entrypoint: program.iter().map(|&word| word.to_owned()).collect(),
-        arguments: Vec::new(),
-        environment,
-        tells_ready: false,
-        substitution,
-        reference: full,
-    })
 }
 
-/// Whether a full name (`docker.io/library/busybox`) is one of the catalogue's (`library/busybox`, or `sleep` for any
-/// repository of that name).
-fn is_name(full: &str, known: &str) -> bool {
-    let path = full.split_once('/').map_or(full, |(_registry, path)| path);
-    path == known || path.strip_suffix(known).is_some_and(|before| before.ends_with('/'))
+/// Imports what is at `path` (`-`: what comes on standard input): an OCI layout or an archive of images, each under the
+/// names that it bears or, if it is one, under `name`.
+pub fn import(store: &Store, path: &Path, name: Option<&Reference>) -> Result<Vec<Added>, Error> {
+    let writer = store.write()?;
+    let added = import_with(&writer, path, name);
+    // Also what an image left that was not taken in the end.
+    writer.sweep()?;
+    added
 }
 
-/// `busybox` is `docker.io/library/busybox:latest`.
-fn full_name(reference: &str) -> Option<String> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte);
-    if reference.is_empty() || !reference.bytes().all(allowed) || reference.split('/').any(str::is_empty) {
-        return None;
+fn import_with(writer: &Writer, path: &Path, name: Option<&Reference>) -> Result<Vec<Added>, Error> {
+    let refused = |why: String| Error::Image { what: path.display().to_string(), why };
+    let mut budget = writer.budget()?;
+    let input = input::Input::open(path, &writer.staging(), &mut budget).map_err(refused)?;
+    let mut found = layout::images(&input).map_err(refused)?;
+    if let Some(name) = name {
+        let count = found.len();
+        match found.as_mut_slice() {
+            [single] => single.names = vec![name.clone()],
+            _ => {
+                return Err(refused(format!(
+                    "it has {count} images, so that --name would be that of all; leave it out"
+                )));
+            }
+        }
     }
-    let first = reference.split('/').next().unwrap_or_default();
-    let has_registry = reference.contains('/') && (first.contains(['.', ':']) || first == "localhost");
-    let mut full = match (has_registry, reference.contains('/')) {
-        (true, _) => reference.to_owned(),
-        (false, true) => format!("docker.io/{reference}"),
-        (false, false) => format!("docker.io/library/{reference}"),
-    };
-    if without_version(&full) == full {
-        full.push_str(":latest");
+    if found.iter().any(|image| image.names.is_empty()) {
+        return Err(refused("it does not say how its image is called; give it a name: --name NAME:TAG".to_owned()));
     }
-    Some(full)
-}
-
-fn without_version(full: &str) -> &str {
-    let name = full.split_once('@').map_or(full, |(name, _digest)| name);
-    match name.rsplit_once(':') {
-        Some((before, tag)) if !tag.contains('/') => before,
-        _ => name,
+    let mut added = Vec::new();
+    for image in &found {
+        let open = |part: &layout::Part| {
+            let found = input.part(&part.path)?;
+            found.map(|(content, _)| content).ok_or_else(|| layout::absent(&part.path))
+        };
+        // Each image has a budget of its own.
+        added.push(writer.add(image, &mut writer.budget()?, open)?);
     }
+    if added.is_empty() {
+        return Err(refused("there is no image in it".to_owned()));
+    }
+    Ok(added)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_catalogue() {
-        let echo = Some("tcp-echo");
-        let table = [
-            ("docker.io/istio/tcp-echo-server:1.2", echo),
-            ("registry.istio.io/release/tcp-echo-server:1.3", echo),
-            ("istio/tcp-echo-server", echo),
-            ("curlimages/curl", Some("curl")),
-            ("docker.io/curlimages/curl:8.5.0@sha256:0123", Some("curl")),
-            ("busybox", Some("sh")),
-            ("busybox:1.36", Some("sh")),
-            ("localhost:5000/library/busybox", Some("sh")),
-            ("gcr.io/some-project/sleep:v1", Some("sleep")),
-            ("ubuntu:24.04", Some("bash")),
-            ("evil/notbusybox", None),
-            ("evilsleep", None),
-            ("nginx", None),
-            ("", None),
-            ("a//b", None),
-            ("busybox;rm", None),
-        ];
-        for (reference, program) in table {
-            let found = find(reference).ok().and_then(|image| image.entrypoint.first().cloned());
-            assert_eq!(found.as_deref(), program, "{reference}");
-        }
-    }
-
-    #[test]
-    fn full_names() {
-        let table = [
-            ("busybox", "docker.io/library/busybox:latest"),
-            ("curlimages/curl", "docker.io/curlimages/curl:latest"),
-            ("localhost:5000/library/busybox", "localhost:5000/library/busybox:latest"),
-            ("gcr.io/x/sleep@sha256:00", "gcr.io/x/sleep@sha256:00"),
-        ];
-        for (reference, full) in table {
-            assert_eq!(find(reference).unwrap().reference, full);
-        }
-    }
-
-    #[test]
-    fn an_unknown_image_says_what_to_do() {
-        let why = find("nginx").unwrap_err();
-        assert!(why.contains("nginx") && why.contains("curlimages/curl"), "{why}");
-    }
-}
+mod tests;

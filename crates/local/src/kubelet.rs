@@ -17,12 +17,14 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::controllers::NODE_NAME;
+use crate::images::Store;
 use crate::node::{Node, PodLink};
 use crate::runtime::Runtime;
 use view::PodView;
 
 mod access;
 mod container;
+mod image;
 pub(crate) mod plan;
 mod pod;
 pub(crate) mod probe;
@@ -89,6 +91,9 @@ struct Inner {
     pods: Mutex<HashMap<String, Entry>>,
     /// Counts what may let a start succeed that has failed: configuration that came, an address that became free.
     new: watch::Sender<u64>,
+    images: Store,
+    /// Counts what came among the images.
+    images_new: watch::Sender<u64>,
 }
 
 impl Inner {
@@ -111,7 +116,19 @@ const START_BOUND: Duration = Duration::from_secs(10);
 impl Kubelet {
     /// A kubelet without pods; [`Self::observe`] brings them. Runs on the current tokio runtime.
     pub fn start(node: Arc<Node>, runtime: Runtime, hooks: Hooks) -> Self {
-        Self { inner: Arc::new(Inner { node, runtime, hooks, pods: Mutex::default(), new: watch::Sender::new(0) }) }
+        let images = Store::of(runtime.data_dir());
+        let (new, images_new) = (watch::Sender::new(0), watch::Sender::new(0));
+        Self { inner: Arc::new(Inner { node, runtime, hooks, pods: Mutex::default(), new, images, images_new }) }
+    }
+
+    /// Says that there may be an image that was not there before: pods that wait for one look again.
+    pub fn tell_of_images(&self) {
+        self.inner.images_new.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// The images that pods are run from.
+    pub fn images(&self) -> &Store {
+        &self.inner.images
     }
 
     /// Takes in one event of the store, which [`Hooks::find`] already knows of.

@@ -19,6 +19,7 @@ use tokio::process::Child;
 
 use crate::Error;
 
+mod account;
 mod bounds;
 pub mod exec;
 mod inside;

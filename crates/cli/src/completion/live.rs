@@ -22,6 +22,7 @@ pub(super) fn names(place: &DataDirArgument, kind: Kind) -> Vec<String> {
         Kind::Workload => &["/apis/apps/v1/deployments", "/api/v1/pods"],
         Kind::Policy => &["/apis/security.istio.io/v1/authorizationpolicies"],
         Kind::Namespace => &["/api/v1/namespaces"],
+        Kind::Image => &[crate::mesh::IMAGES_PATH],
     };
     let all = async {
         let mut names = BTreeSet::new();
@@ -37,14 +38,18 @@ pub(super) fn names(place: &DataDirArgument, kind: Kind) -> Vec<String> {
 async fn list(place: &Place, path: &str) -> anyhow::Result<Vec<Value>> {
     let body = client::get(place, path).await?.into_body().collect().await?.to_bytes();
     let mut list: Value = serde_json::from_slice(&body)?;
-    Ok(list.get_mut("items").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default())
+    let items = if path == crate::mesh::IMAGES_PATH { "images" } else { "items" };
+    Ok(list.get_mut(items).and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default())
 }
 
 fn name(item: &Value, kind: Kind) -> Option<String> {
+    if kind == Kind::Image {
+        return Some(item.get("name")?.as_str()?.to_owned());
+    }
     let name = item.pointer("/metadata/name")?.as_str()?;
     let namespace = item.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
     match kind {
-        Kind::Namespace => Some(name.to_owned()),
+        Kind::Namespace | Kind::Image => Some(name.to_owned()),
         Kind::Policy => Some(format!("{namespace}/{name}")),
         // Of a pod that belongs to a Deployment nobody types the name.
         Kind::Workload if item.pointer("/metadata/ownerReferences/0").is_some() => None,

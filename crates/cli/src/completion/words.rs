@@ -1,5 +1,5 @@
 //! What may stand at the cursor, by the definition of the command line itself. Values are known by the name that the help
-//! gives them: `WORKLOAD`, `POLICY`, `NAMESPACE`, `FILE`, `DIR`, `PATH`.
+//! gives them: `WORKLOAD`, `POLICY`, `NAMESPACE`, `IMAGE`, `FILE`, `DIR`, `PATH`.
 
 use clap::{Arg, ArgAction, Command, ValueHint};
 
@@ -38,6 +38,7 @@ pub(super) enum Kind {
     Workload,
     Policy,
     Namespace,
+    Image,
 }
 
 /// Reads the words before the last one, and says what the last one may be.
@@ -168,6 +169,7 @@ fn value(arg: &Arg, prefix: &str, asked: &mut Asked) {
         "WORKLOAD" => names(Kind::Workload),
         "POLICY" => names(Kind::Policy),
         "NAMESPACE" => names(Kind::Namespace),
+        "IMAGE" => names(Kind::Image),
         _ if is_path || ["FILE", "DIR", "PATH"].iter().any(|word| name.contains(word)) => Wanted::Files,
         _ => Wanted::Nothing,
     };

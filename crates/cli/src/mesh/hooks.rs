@@ -8,9 +8,9 @@ use control::admission::Gate;
 use local::kubelet::Kubelet;
 use tokio::sync::watch;
 
-use super::pods;
 use super::records::Records;
 use super::wire::Wire;
+use super::{images, pods};
 
 /// Filled as soon as there is a kubelet; before, no pod has a container to run something in.
 pub(super) type KubeletCell = Arc<OnceLock<Kubelet>>;
@@ -24,7 +24,7 @@ pub(super) fn hooks(
     settled: watch::Receiver<u64>,
 ) -> Hooks {
     let gate = Mutex::new(gate);
-    let for_logs = Arc::clone(&kubelet);
+    let (for_logs, for_images) = (Arc::clone(&kubelet), Arc::clone(&kubelet));
     Hooks {
         admit: Arc::new(move |admission| gate.lock().unwrap_or_else(PoisonError::into_inner).admit(admission)),
         settled,
@@ -38,8 +38,13 @@ pub(super) fn hooks(
             Box::pin(async move { opened })
         }),
         extension: Arc::new(move |request| {
-            let wire = wire.clone();
-            Box::pin(async move { wire.answer(&request).await })
+            let (wire, kubelet) = (wire.clone(), Arc::clone(&for_images));
+            Box::pin(async move {
+                match kubelet.get().filter(|_| request.uri().path() == images::PATH) {
+                    Some(kubelet) => Some(images::answer(kubelet, &request).await),
+                    None => wire.answer(&request).await,
+                }
+            })
         }),
     }
 }

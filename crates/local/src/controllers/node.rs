@@ -4,6 +4,7 @@ use api::{Key, Object};
 use serde_json::{Value, json};
 
 use super::plan::{Plan, key, with_condition};
+use crate::images::architecture;
 
 /// Name of the node object.
 pub const NODE_NAME: &str = "tidegate";
@@ -13,7 +14,7 @@ pub(super) fn reconcile(plan: &mut Plan<'_>) {
         let mut node = Object::named("v1", "Node", None, NODE_NAME);
         node.set(
             "/metadata/labels",
-            json!({ "kubernetes.io/hostname": NODE_NAME, "kubernetes.io/os": "linux", "kubernetes.io/arch": arch() }),
+            json!({ "kubernetes.io/hostname": NODE_NAME, "kubernetes.io/os": "linux", "kubernetes.io/arch": architecture() }),
         );
         plan.create(node);
         return;
@@ -35,7 +36,7 @@ pub(super) fn reconcile(plan: &mut Plan<'_>) {
         "allocatable": { "pods": pods.as_str() },
         "conditions": conditions,
         "nodeInfo": {
-            "architecture": arch(), "operatingSystem": "linux", "osImage": "this machine", "kernelVersion": plan.cluster().kernel,
+            "architecture": architecture(), "operatingSystem": "linux", "osImage": "this machine", "kernelVersion": plan.cluster().kernel,
             "machineID": "", "systemUUID": "", "bootID": "", "kubeProxyVersion": "",
             "containerRuntimeVersion": concat!("tidegate://", env!("CARGO_PKG_VERSION")),
             "kubeletVersion": concat!("v", env!("CARGO_PKG_VERSION"), "-tidegate"),
@@ -51,14 +52,5 @@ pub(super) fn schedule(plan: &mut Plan<'_>, namespace: &str) {
             let node: Value = json!({ "spec": { "nodeName": NODE_NAME } });
             plan.patch(key("", "pods", pod), node);
         }
-    }
-}
-
-/// Names of architectures as container images have them.
-fn arch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::probe::Probe;
 use super::view::{ContainerView, PodView, Role, State};
-use super::{Inner, plan, pod};
-use crate::images;
+use super::{Inner, image, plan, pod};
+use crate::images::Image;
 use crate::runtime::spec::{Exit, Link};
 use crate::runtime::{Running, Sandbox};
 
@@ -47,7 +47,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn change(&self, name: &str, change: impl FnOnce(&mut ContainerView)) {
+    pub(super) fn change(&self, name: &str, change: impl FnOnce(&mut ContainerView)) {
         self.views.send_modify(|view| {
             if let Some(container) = view.containers.iter_mut().find(|container| container.name == name) {
                 change(container);
@@ -56,7 +56,7 @@ impl Shared {
         });
     }
 
-    async fn tell(&self, kind: &str, reason: &str, message: &str) {
+    pub(super) async fn tell(&self, kind: &str, reason: &str, message: &str) {
         pod::tell(&self.inner, &self.pod, kind, reason, message).await;
     }
 }
@@ -66,11 +66,15 @@ impl Shared {
 pub(super) async fn run(shared: Arc<Shared>, manifest: Value, role: Role) -> bool {
     let name = manifest.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut back_off = BACK_OFF_FIRST;
-    for attempt in 0.. {
+    let mut told = image::Told::default();
+    // Counts runs: what is waited for before one is none.
+    let mut attempt = 0;
+    loop {
         // Before the try: what comes during it is not missed.
         let mut new = shared.inner.new.subscribe();
+        let Some(image) = image::wait(&shared, &manifest, &name, &mut told).await else { return false };
         let begun = tokio::time::Instant::now();
-        let outcome = once(&shared, &manifest, &name, attempt).await;
+        let outcome = once(&shared, &manifest, &name, attempt, &image).await;
         if shared.ending.is_cancelled() {
             return false;
         }
@@ -95,8 +99,8 @@ pub(super) async fn run(shared: Arc<Shared>, manifest: Value, role: Role) -> boo
         if shared.ending.is_cancelled() {
             return false;
         }
+        attempt += u32::from(outcome.is_some());
     }
-    false
 }
 
 async fn wait_before_restart(
@@ -134,20 +138,7 @@ async fn wait_before_restart(
 }
 
 /// One run; none if it could not be started.
-async fn once(shared: &Arc<Shared>, manifest: &Value, name: &str, attempt: u32) -> Option<Exit> {
-    let reference = manifest.get("image").and_then(Value::as_str).unwrap_or_default();
-    let image = match images::find(reference) {
-        Ok(image) => image,
-        Err(why) => {
-            let reason = if attempt == 0 { "ErrImagePull" } else { "ImagePullBackOff" };
-            shared.change(name, |view| view.state = State::waiting(reason, &why));
-            shared.tell("Warning", "Failed", &why).await;
-            return None;
-        }
-    };
-    if attempt == 0 {
-        shared.tell("Normal", "Pulled", &image.substitution).await;
-    }
+async fn once(shared: &Arc<Shared>, manifest: &Value, name: &str, attempt: u32, image: &Image) -> Option<Exit> {
     let log = log_path(shared, name, attempt);
     let around = plan::Surroundings {
         addresses: &shared.addresses,
@@ -156,7 +147,7 @@ async fn once(shared: &Arc<Shared>, manifest: &Value, name: &str, attempt: u32) 
         links: &shared.links,
         data_dir: shared.inner.runtime.data_dir(),
     };
-    let spec = match plan::container(&shared.pod, manifest, &image, &around, &shared.volumes, &log) {
+    let spec = match plan::container(&shared.pod, manifest, image, &around, &shared.volumes, &log) {
         Ok(spec) => spec,
         Err(why) => {
             shared.change(name, |view| view.state = State::waiting(CONFIG_ERROR, &why));
@@ -169,7 +160,8 @@ async fn once(shared: &Arc<Shared>, manifest: &Value, name: &str, attempt: u32) 
         Ok(running) => {
             shared.tell("Normal", "Created", &format!("Created container {name}")).await;
             shared.tell("Normal", "Started", &format!("Started container {name}")).await;
-            Some(live(shared, manifest, name, Run { attempt, id, image: image.reference, log, running }).await)
+            let stop = image::stop_signal(image);
+            Some(live(shared, manifest, name, Run { attempt, id, image: image.id.clone(), log, stop, running }).await)
         }
         Err(error) => {
             let why = linux::error::with_causes(&error);
@@ -187,7 +179,7 @@ async fn once(shared: &Arc<Shared>, manifest: &Value, name: &str, attempt: u32) 
                     id,
                 };
             });
-            Some(Exit { code: 128, signal: None, finished_ms: now.as_millisecond() })
+            Some(Exit { code: 128, signal: None, finished_ms: now.as_millisecond(), out_of_memory: false })
         }
     }
 }
@@ -197,6 +189,8 @@ struct Run {
     id: String,
     image: String,
     log: PathBuf,
+    /// Asks it to end.
+    stop: Signal,
     running: Running,
 }
 
@@ -232,23 +226,32 @@ async fn live(shared: &Arc<Shared>, manifest: &Value, name: &str, mut run: Run) 
         Ok(_) = killed.wait_for(Option::is_some) => None,
     };
     let why = killed.borrow().map(|kind| format!("Container {name} failed {kind} probe, will be restarted"));
+    let ended_by_itself = first.is_some();
     let outcome = if let Some(exit) = first {
         exit
     } else {
         let why = why.unwrap_or_else(|| format!("Stopping container {name}"));
         shared.tell("Normal", "Killing", &why).await;
-        stop(shared, &mut run.running).await
+        stop(shared, &mut run.running, run.stop).await
     };
     probes.abort();
     // Over before the pod is: what it shares is then held by nobody else.
     drop(probes.await);
-    let exit =
-        outcome.unwrap_or_else(|_| Exit { code: 137, signal: Some(9), finished_ms: Timestamp::now().as_millisecond() });
+    let exit = outcome.unwrap_or_else(|_| Exit {
+        code: 137,
+        signal: Some(9),
+        finished_ms: Timestamp::now().as_millisecond(),
+        out_of_memory: false,
+    });
     shared.change(name, |view| {
         view.ready = false;
         view.has_started = false;
         view.run = None;
-        let reason = if exit.code == 0 { "Completed" } else { "Error" };
+        let reason = match exit.code {
+            0 => "Completed",
+            _ if exit.out_of_memory && ended_by_itself => "OOMKilled",
+            _ => "Error",
+        };
         view.state = State::Terminated {
             code: exit.code,
             signal: exit.signal,
@@ -263,10 +266,10 @@ async fn live(shared: &Arc<Shared>, manifest: &Value, name: &str, mut run: Run) 
 }
 
 /// Asks the program to end, and ends it when its time is over.
-async fn stop(shared: &Shared, running: &mut Running) -> Result<Exit, crate::Error> {
+async fn stop(shared: &Shared, running: &mut Running, signal: Signal) -> Result<Exit, crate::Error> {
     let mut grace = shared.grace.clone();
     if !grace.borrow_and_update().is_zero() {
-        running.signal(Signal::TERM)?;
+        running.signal(signal)?;
     }
     let until = tokio::time::Instant::now();
     loop {

@@ -1,14 +1,16 @@
 //! What of a pod's manifest is refused, and what each container is to be. Pure.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use api::Object;
 use linux::cgroup::Bounds;
 use serde_json::Value;
 
-use super::volumes::{Source, Volumes};
+use super::volumes::{SCRATCH_DEFAULT_BYTES, Source, Volumes};
 use crate::images::Image;
-use crate::runtime::spec::{ContainerSpec, File, Link, MEMORY_DEFAULT_BYTES, MemoryMount, Mount, PROCESSES_DEFAULT};
+use crate::runtime::spec::{
+    Account, ContainerSpec, File, Link, MEMORY_DEFAULT_BYTES, MemoryMount, Mount, PROCESSES_DEFAULT, Root,
+};
 
 /// What every container of a pod shares.
 #[derive(Debug)]
@@ -67,10 +69,6 @@ pub(super) fn container(
     volumes: &Volumes,
     log: &Path,
 ) -> Result<ContainerSpec, String> {
-    let words = |name: &str| -> Option<Vec<String>> {
-        let list = container.get(name)?.as_array()?;
-        Some(list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
-    };
     let mut environment = image.environment.clone();
     environment.push(("HOSTNAME".to_owned(), host_name(pod)));
     environment.push(("TIDEGATE_DATA_DIR".to_owned(), around.data_dir.display().to_string()));
@@ -90,10 +88,13 @@ pub(super) fn container(
         };
         environment.extend(value.map(|value| (name, value)));
     }
-    let expand = |words: Vec<String>| -> Result<Vec<String>, String> {
-        words.iter().map(|word| expanded(word, &environment)).collect()
+    let words = |name: &str| -> Result<Option<Vec<String>>, String> {
+        let list = container.get(name).and_then(Value::as_array).filter(|list| !list.is_empty());
+        let words = list.map(|list| list.iter().filter_map(Value::as_str).map(|word| expanded(word, &environment)));
+        words.map(Iterator::collect).transpose()
     };
-    let (entrypoint, arguments) = match (words("command"), words("args")) {
+    // What an image says is as it is; what the pod says may name variables.
+    let (entrypoint, arguments) = match (words("command")?, words("args")?) {
         (Some(command), arguments) => (command, arguments.unwrap_or_default()),
         (None, Some(arguments)) => (image.entrypoint.clone(), arguments),
         (None, None) => (image.entrypoint.clone(), image.arguments.clone()),
@@ -101,39 +102,71 @@ pub(super) fn container(
     // Only the image's own program is known to say when it serves.
     let tells_ready =
         image.tells_ready && entrypoint.first().is_some_and(|program| image.entrypoint.first() == Some(program));
-    let context = |name: &str| {
-        let own = container.get("securityContext").and_then(|context| context.get(name));
-        own.or_else(|| pod.at("/spec/securityContext").get(name))
+    let (mounts, memory) = mounts(container, volumes)?;
+    let is_image = image.root != Root::ToolBox;
+    let limit = container.pointer("/resources/limits/ephemeral-storage").and_then(bytes);
+    let who = identity(pod, container, image)?;
+    Ok(ContainerSpec {
+        command: [entrypoint, arguments].concat(),
+        directory: container.get("workingDir").and_then(Value::as_str).unwrap_or(&image.directory).to_owned(),
+        root: image.root.clone(),
+        writable_bytes: limit.or_else(|| is_image.then_some(SCRATCH_DEFAULT_BYTES)),
+        capabilities: capabilities(container),
+        read_only_root: context(pod, container, "readOnlyRootFilesystem") == Some(&Value::Bool(true)),
+        files: files(pod, around, is_image),
+        links: if is_image { Vec::new() } else { around.links.to_vec() },
+        mounts,
+        memory,
+        applets: if is_image { Vec::new() } else { crate::applets::NAMES.map(str::to_owned).to_vec() },
+        tells_ready,
+        log: log.to_owned(),
+        environment,
+        ..who
+    })
+}
+
+/// A field of the container's security context, else of the pod's.
+fn context<'a>(pod: &'a Object, container: &'a Value, name: &str) -> Option<&'a Value> {
+    let own = container.get("securityContext").and_then(|context| context.get(name));
+    own.or_else(|| pod.at("/spec/securityContext").get(name))
+}
+
+/// Who runs the program: a specification that says nothing else. Names of an image are resolved where its files are seen.
+fn identity(pod: &Object, container: &Value, image: &Image) -> Result<ContainerSpec, String> {
+    let number = |name: &str| {
+        context(pod, container, name).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok())
     };
-    let number = |name: &str| context(name).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
-    let user = number("runAsUser").unwrap_or(0);
-    if context("runAsNonRoot") == Some(&Value::Bool(true)) && user == 0 {
-        return Err("container has runAsNonRoot and image will run as root; set securityContext.runAsUser".to_owned());
+    let (own, own_group) = image.user.split_once(':').unwrap_or((&image.user, ""));
+    let user = number("runAsUser").map_or_else(|| own.to_owned(), |user| user.to_string());
+    if context(pod, container, "runAsNonRoot") == Some(&Value::Bool(true)) {
+        match user.parse::<u32>() {
+            _ if user.is_empty() => {
+                Err("container has runAsNonRoot and image will run as root; set securityContext.runAsUser")
+            }
+            Ok(0) => Err("container has runAsNonRoot and its user is 0; set securityContext.runAsUser to another"),
+            Ok(_) => Ok(()),
+            Err(_) => Err(
+                "container has runAsNonRoot and the image's user is a name, which says nothing of its number; set securityContext.runAsUser",
+            ),
+        }?;
     }
     let groups = pod.at("/spec/securityContext").get("supplementalGroups").and_then(Value::as_array);
     let mut more_groups: Vec<u32> =
         groups.into_iter().flatten().filter_map(|group| u32::try_from(group.as_u64()?).ok()).collect();
     more_groups.extend(number("fsGroup"));
-    let (mounts, memory) = mounts(container, volumes)?;
-    Ok(ContainerSpec {
-        command: expand([entrypoint, arguments].concat())?,
-        directory: container.get("workingDir").and_then(Value::as_str).unwrap_or("/").to_owned(),
-        user,
-        group: number("runAsGroup").unwrap_or(0),
-        more_groups,
-        capabilities: capabilities(container),
-        read_only_root: context("readOnlyRootFilesystem") == Some(&Value::Bool(true)),
-        files: files(pod, around),
-        links: around.links.to_vec(),
-        mounts,
-        memory,
-        groups: Vec::new(),
-        program: PathBuf::new(),
-        applets: crate::applets::NAMES.map(str::to_owned).to_vec(),
-        tells_ready,
-        log: log.to_owned(),
-        environment,
-    })
+    if image.root == Root::ToolBox {
+        let user = number("runAsUser").unwrap_or(0);
+        return Ok(ContainerSpec {
+            user,
+            group: number("runAsGroup").unwrap_or(0),
+            more_groups,
+            ..ContainerSpec::default()
+        });
+    }
+    // The group that an image names is that of the user it names.
+    let own_group = if number("runAsUser").is_none() { own_group } else { "" };
+    let group = number("runAsGroup").map_or_else(|| own_group.to_owned(), |group| group.to_string());
+    Ok(ContainerSpec { account: Some(Account { user, group, more_groups }), ..ContainerSpec::default() })
 }
 
 /// Longest argument or variable that the kernel takes (`MAX_ARG_STRLEN`, less the name). Without a bound, variables that
@@ -220,8 +253,8 @@ pub(super) fn host_name(pod: &Object) -> String {
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
 }
 
-/// The files below /etc: nothing of the host's.
-fn files(pod: &Object, around: &Surroundings<'_>) -> Vec<File> {
+/// The files below /etc: nothing of the host's. An image has its own users.
+fn files(pod: &Object, around: &Surroundings<'_>, is_image: bool) -> Vec<File> {
     let namespace = pod.namespace().unwrap_or("default");
     let host = host_name(pod);
     let own: Vec<String> = around.addresses.iter().map(|address| format!("{address}\t{host}\n")).collect();
@@ -233,14 +266,19 @@ fn files(pod: &Object, around: &Surroundings<'_>) -> Vec<File> {
     let file = |path: &str, text: String| File { path: path.to_owned(), text };
     let hosts = ["127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned(), own.concat()].concat();
     let search = format!("search {namespace}.svc.cluster.local svc.cluster.local cluster.local\n");
-    vec![
-        file("/etc/passwd", [user("root", 0, "/root", "/bin/sh"), nobody].concat()),
-        file("/etc/group", "root:x:0:\nnogroup:x:65534:\n".to_owned()),
+    let mut files = vec![
         file("/etc/hostname", format!("{host}\n")),
         file("/etc/hosts", hosts),
         file("/etc/resolv.conf", [search, servers.concat(), "options ndots:5\n".to_owned()].concat()),
-        file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
-    ]
+    ];
+    if !is_image {
+        files.extend([
+            file("/etc/passwd", [user("root", 0, "/root", "/bin/sh"), nobody].concat()),
+            file("/etc/group", "root:x:0:\nnogroup:x:65534:\n".to_owned()),
+            file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
+        ]);
+    }
+    files
 }
 
 /// Names that tools on the host have by way of `/etc/alternatives` (`awk`, `pager`, `editor`): those links that lead to

@@ -66,7 +66,8 @@ pub(super) fn phase(pod: &Object, view: &PodView) -> &'static str {
     if view.failed.is_some() {
         return "Failed";
     }
-    let main = || view.containers.iter().filter(|container| container.role == Role::Main);
+    // One that stands for the data plane never ends, and holds nothing back.
+    let main = || view.containers.iter().filter(|container| container.role == Role::Main && !container.is_virtual);
     let policy = pod.str_at("/spec/restartPolicy");
     let ended = |container: &ContainerView| match container.state {
         State::Terminated { code, .. } => Some(code),

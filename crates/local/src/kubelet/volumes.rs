@@ -35,7 +35,7 @@ pub(super) enum Source {
 }
 
 /// What an `emptyDir` may hold that names no limit: scratch files and unpacked tools; it counts as memory of the pod.
-const SCRATCH_DEFAULT_BYTES: u64 = 256 << 20;
+pub(super) const SCRATCH_DEFAULT_BYTES: u64 = 256 << 20;
 
 impl fmt::Debug for Volumes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -66,6 +66,7 @@ pub(super) fn make(
     let mut volumes = Volumes { sources: HashMap::new(), memory: Vec::new(), find: Arc::clone(&hooks.find) };
     let data_dir = around.data_dir;
     let wanted = mounted(pod, hooks);
+    let group = pod.at("/spec/securityContext/fsGroup").as_u64().and_then(|group| u32::try_from(group).ok());
     for volume in pod.items_at("/spec/volumes") {
         let name = volume.get("name").and_then(Value::as_str).unwrap_or_default();
         if !wanted.contains(name) {
@@ -80,7 +81,7 @@ pub(super) fn make(
         let path = directory.join(name);
         make_directory(data_dir, &path, 0o755)?;
         for file in volumes.files(pod, volume, around).map_err(|why| format!("volume {name}: {why}"))? {
-            write(data_dir, &path, &file)?;
+            write(data_dir, &path, &file, group)?;
         }
         volumes.sources.insert(name.to_owned(), Source::Files(path));
     }
@@ -328,7 +329,7 @@ fn make_directory(data_dir: &Path, path: &Path, mode: u32) -> Result<(), String>
 }
 
 /// Writes a file below a volume's directory; one with steps up is refused, as no valid object has it.
-fn write(data_dir: &Path, directory: &Path, file: &Content) -> Result<(), String> {
+fn write(data_dir: &Path, directory: &Path, file: &Content, group: Option<u32>) -> Result<(), String> {
     let name = Path::new(&file.path);
     if file.path.is_empty() || !name.components().all(|part| matches!(part, Component::Normal(_))) {
         return Err(format!("`{}` leads out of the volume", file.path));
@@ -343,5 +344,10 @@ fn write(data_dir: &Path, directory: &Path, file: &Content) -> Result<(), String
     let opened = linux::files::open_to_write(&path, OFlags::TRUNC, Mode::RUSR | Mode::WUSR);
     let mut written = opened.map_err(|error| with_causes(&error))?;
     written.write_all(&file.text).map_err(failed)?;
-    rustix::fs::fchmod(&written, Mode::from_raw_mode(file.mode)).map_err(|error| failed(error.into()))
+    // The group of a pod's volumes may read what their owner may, as in Kubernetes.
+    let mode = if group.is_some() { file.mode | ((file.mode & 0o400) >> 3) } else { file.mode };
+    let group = group.map(rustix::fs::Gid::from_raw);
+    let done = rustix::fs::fchown(&written, None, group)
+        .and_then(|()| rustix::fs::fchmod(&written, Mode::from_raw_mode(mode)));
+    done.map_err(|error| failed(error.into()))
 }

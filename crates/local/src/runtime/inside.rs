@@ -25,6 +25,7 @@ use linux::{caps, mount, seccomp};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 
+use super::account::{self, Who};
 use super::spec::{self, ContainerSpec, Recorded};
 use super::{ENTER, INIT, PAUSE, RECORD_SANDBOX, RECORD_SPEC, RECORD_STATE, SANDBOX, bounds, memory, rootfs, shim};
 use crate::Error;
@@ -195,12 +196,13 @@ fn become_program(
     io::Read::read_exact(status, &mut [0]).map_err(failed)?;
     rootfs::build(&spec, shared, &arguments.run.join(super::SCRATCH))?;
     kernel("start a container", process::leave_session())?;
-    let mut command = program(&spec, &spec.command)?;
+    let who = account::of(&spec)?;
+    let mut command = program(&spec, &who, &spec.command)?;
     if let Some(ready) = ready {
         kernel("start a container", process::inherit(ready))?;
         command.env(crate::applets::READY_VARIABLE, ready.as_raw_fd().to_string());
     }
-    confine(&spec, &filters)?;
+    confine(&spec, &who, &filters)?;
     let failure = command.exec();
     Err(not_run(&spec.command, &failure))
 }
@@ -217,12 +219,13 @@ fn enter(arguments: &Arguments) -> Result<ExitCode, Error> {
         "enter a container",
         process::enter(&container, process::SHARED | Namespaces::PROCESS_ID | Namespaces::MOUNT),
     )?;
-    let mut command = program(&spec, &arguments.command)?;
+    let who = account::of(&spec)?;
+    let mut command = program(&spec, &who, &arguments.command)?;
     if arguments.tty {
         command.env("TERM", "xterm");
         process::with_terminal(&mut command);
     }
-    confine(&spec, &filters)?;
+    confine(&spec, &who, &filters)?;
     match command.spawn().and_then(|program| end_within(program, arguments.within)) {
         Ok(status) => Ok(ExitCode::from(u8::try_from(code_of(status)).unwrap_or(u8::MAX))),
         Err(failure) => {
@@ -246,14 +249,15 @@ fn end_within(mut program: Child, bound: Option<Duration>) -> io::Result<ExitSta
 }
 
 /// The last steps before foreign code runs, in this order: each takes away the right to undo the one before.
-fn confine(spec: &ContainerSpec, filters: &seccomp::Filters) -> Result<(), Error> {
+fn confine(spec: &ContainerSpec, who: &Who, filters: &seccomp::Filters) -> Result<(), Error> {
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     kernel("bound a container", process::limit())?;
-    kernel("confine a container", caps::become_confined(spec.user, spec.group, &spec.more_groups, &spec.capabilities))?;
+    let confined = caps::become_confined(who.user, who.group, &who.more_groups, &spec.capabilities);
+    kernel("confine a container", confined)?;
     kernel("confine a container", filters.install())
 }
 
-fn program(spec: &ContainerSpec, command: &[String]) -> Result<Command, Error> {
+fn program(spec: &ContainerSpec, who: &Who, command: &[String]) -> Result<Command, Error> {
     let Some((name, arguments)) = command.split_first() else {
         return Err(Error::Container {
             doing: "run a program in a container".to_owned(),
@@ -263,6 +267,11 @@ fn program(spec: &ContainerSpec, command: &[String]) -> Result<Command, Error> {
     let directory = if spec.directory.is_empty() { "/" } else { &spec.directory };
     let mut program = Command::new(name);
     program.args(arguments).env_clear().envs(spec.environment.iter().map(|(name, value)| (name, value)));
+    if let Some(home) = &who.home
+        && !spec.environment.iter().any(|(name, _)| name == "HOME")
+    {
+        program.env("HOME", home);
+    }
     program.current_dir(directory);
     if is_null(&rustix::stdio::stdin()) {
         // The host's own device, on the host's own mount, whose mode user 0 could change: the container's instead.

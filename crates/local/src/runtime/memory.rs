@@ -1,7 +1,6 @@
 //! Files in memory that the containers of a pod share, and that last as long as the pod: file systems in the mount
 //! namespace of its first process. Nothing of them is ever mounted on the host, and nothing is left to be unmounted.
 
-use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use linux::mount::{self, Access, Tree};
@@ -20,7 +19,7 @@ const FILES_MAX: u32 = 16 * 1024;
 /// The caller has a mount namespace of its own.
 pub(super) fn hold(scratch: &Path, memory: &[String]) -> Result<(), Error> {
     // The root and the directories below it.
-    let root = c_string(format!("mode=0555,size=4k,nr_inodes={}", memory.len() + 1))?;
+    let root = rootfs::c_string(format!("mode=0555,size=4k,nr_inodes={}", memory.len() + 1))?;
     kernel("hold a pod", mount::tmpfs(scratch, &root, Access::ReadWrite))?;
     kernel("hold a pod", mount::change_root(scratch))?;
     for one in memory {
@@ -28,7 +27,7 @@ pub(super) fn hold(scratch: &Path, memory: &[String]) -> Result<(), Error> {
         let path = Path::new("/").join(name);
         rootfs::directory(&path, 0o755)?;
         // Any user of the pod may write it, as an `emptyDir` is.
-        let options = c_string(format!("mode=0777,size={bytes},nr_inodes={FILES_MAX}"))?;
+        let options = rootfs::c_string(format!("mode=0777,size={bytes},nr_inodes={FILES_MAX}"))?;
         kernel("hold a pod", mount::tmpfs(&path, &options, Access::ReadWrite))?;
     }
     kernel("hold a pod", mount::remount(Path::new("/"), Access::ReadOnly))
@@ -49,8 +48,4 @@ pub(super) fn take(pod: &PidFd, wanted: &[MemoryMount]) -> Result<Vec<(Tree, Pat
     let taken = wanted.iter().map(tree).collect();
     kernel("start a container", mount::enter(&back))?;
     taken
-}
-
-fn c_string(text: String) -> Result<CString, Error> {
-    CString::new(text).map_err(|error| super::inside::started("a pod", &error.into()))
 }

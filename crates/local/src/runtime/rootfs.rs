@@ -1,19 +1,26 @@
-//! The tree that a container sees, made from nothing: memory, the host's programs read-only, and files of our own.
+//! The tree that a container sees. For a tool box it is made from nothing: memory, the host's programs read-only, and files
+//! of our own. For an image it is an overlay: its layers, read-only, and memory above them.
 //!
 //! Sources on the host are taken first, as handles; then the root changes and the host's tree is gone; then everything
 //! is put in its place. No path of a container is resolved while anything of the host can still be reached.
 
+use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use linux::mount::{self, Access, Tree};
 
-use super::spec::{APPLET_DIR, ContainerSpec};
-use crate::Error;
+use super::spec::{APPLET_DIR, ContainerSpec, Root, WRITABLE_DEFAULT_BYTES};
+use crate::{Error, images};
 
-/// What the container may write outside its volumes, in memory: enough for caches and scratch files, far from what
-/// would starve the machine.
-const MEMORY: &std::ffi::CStr = c"mode=0755,size=64m,nr_inodes=16k";
+/// Files of the memory that a container may write outside its volumes: a bound on the kernel's own memory for them.
+const FILES_MAX: u32 = 16 * 1024;
+
+/// Devices of an image's container lie in memory of their own: links and directories, no content.
+const DEVICE_FOLDER: &CStr = c"mode=0755,size=64k,nr_inodes=64";
+/// Memory that processes of a container share by name, as container runtimes have it.
+const SHARED_MEMORY: &CStr = c"mode=1777,size=64m,nr_inodes=1k";
 
 /// Devices that every container has, as the host has them.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -62,11 +69,27 @@ const PROGRAM_LINKS: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx3
 /// a mount namespace of its own and already in the pod's pid namespace; `shared` is what it has of the pod's files in memory.
 pub(super) fn build(spec: &ContainerSpec, shared: Vec<(Tree, PathBuf, Access)>, scratch: &Path) -> Result<(), Error> {
     let taken = take(spec)?;
+    let most = spec.writable_bytes.unwrap_or(WRITABLE_DEFAULT_BYTES);
+    let memory = c_string(format!("mode=0755,size={most},nr_inodes={FILES_MAX}"))?;
     kernel("build a container's root", mount::make_private())?;
-    kernel("build a container's root", mount::tmpfs(scratch, MEMORY, Access::ReadWrite))?;
-    kernel("build a container's root", mount::change_root(scratch))?;
-    for (path, mode) in DIRECTORIES {
-        directory(Path::new(path), mode)?;
+    kernel("build a container's root", mount::tmpfs(scratch, &memory, Access::ReadWrite))?;
+    if taken.layers.is_empty() {
+        kernel("build a container's root", mount::change_root(scratch))?;
+        for (path, mode) in DIRECTORIES {
+            directory(Path::new(path), mode)?;
+        }
+    } else {
+        let root = overlay(&taken.layers, scratch)?;
+        kernel("build a container's root", mount::change_root(&root))?;
+        // Nothing of the image is where the kernel's own file systems come: a link there would lead them elsewhere.
+        for path in ["/dev", "/proc", "/sys"] {
+            own_directory(Path::new(path))?;
+        }
+        kernel("build a container's root", mount::tmpfs(Path::new("/dev"), DEVICE_FOLDER, Access::ReadWrite))?;
+        for path in ["/dev/pts", "/dev/shm"] {
+            directory(Path::new(path), 0o755)?;
+        }
+        kernel("build a container's root", mount::tmpfs(Path::new("/dev/shm"), SHARED_MEMORY, Access::ReadWrite))?;
     }
     for (path, target) in &taken.links {
         link(path, target)?;
@@ -83,7 +106,10 @@ pub(super) fn build(spec: &ContainerSpec, shared: Vec<(Tree, PathBuf, Access)>, 
         link(&inside(&made.path)?, Path::new(&made.target))?;
     }
     for file in &spec.files {
-        write(&inside(&file.path)?, &file.text)?;
+        let path = inside(&file.path)?;
+        // Of an image it may be a link, which is replaced and not followed.
+        drop(std::fs::remove_file(&path));
+        write(&path, &file.text)?;
     }
     // Outer ones first: an inner one would be hidden below.
     let mut volumes: Vec<_> = taken.volumes.into_iter().chain(shared).collect();
@@ -93,6 +119,10 @@ pub(super) fn build(spec: &ContainerSpec, shared: Vec<(Tree, PathBuf, Access)>, 
     }
     applets(&spec.applets)?;
     process_table()?;
+    if spec.root != Root::ToolBox {
+        // As container runtimes have it: where the program starts is made if the image has forgotten it.
+        directory(Path::new(if spec.directory.is_empty() { "/" } else { &spec.directory }), 0o755)?;
+    }
     if spec.read_only_root {
         kernel("freeze a container's root", mount::remount(Path::new("/"), Access::ReadOnly))?;
     }
@@ -101,6 +131,7 @@ pub(super) fn build(spec: &ContainerSpec, shared: Vec<(Tree, PathBuf, Access)>, 
 
 /// What was taken of the host while it could be seen.
 struct Taken {
+    layers: Vec<OwnedFd>,
     trees: Vec<(Tree, PathBuf, Access)>,
     links: Vec<(PathBuf, PathBuf)>,
     volumes: Vec<(Tree, PathBuf, Access)>,
@@ -109,14 +140,22 @@ struct Taken {
 
 fn take(spec: &ContainerSpec) -> Result<Taken, Error> {
     let tree = |source: &Path| kernel(format!("show `{}` to a container", source.display()), mount::tree(source));
-    let mut taken = Taken { trees: Vec::new(), links: Vec::new(), volumes: Vec::new(), copy_program: false };
-    taken.trees.push((tree(Path::new("/usr"))?, "/usr".into(), Access::ReadOnly));
-    for name in PROGRAM_LINKS {
-        let path = Path::new("/").join(name);
-        if let Ok(target) = std::fs::read_link(&path) {
-            taken.links.push((path, target));
-        } else if path.is_dir() {
-            taken.trees.push((tree(&path)?, path, Access::ReadOnly));
+    let mut taken =
+        Taken { layers: Vec::new(), trees: Vec::new(), links: Vec::new(), volumes: Vec::new(), copy_program: false };
+    match &spec.root {
+        Root::Layers(layers) => {
+            taken.layers = layers.iter().map(|layer| images::hold(layer)).collect::<Result<_, _>>()?;
+        }
+        Root::ToolBox => {
+            taken.trees.push((tree(Path::new("/usr"))?, "/usr".into(), Access::ReadOnly));
+            for name in PROGRAM_LINKS {
+                let path = Path::new("/").join(name);
+                if let Ok(target) = std::fs::read_link(&path) {
+                    taken.links.push((path, target));
+                } else if path.is_dir() {
+                    taken.trees.push((tree(&path)?, path, Access::ReadOnly));
+                }
+            }
         }
     }
     for name in DEVICES {
@@ -136,6 +175,16 @@ fn take(spec: &ContainerSpec) -> Result<Taken, Error> {
         taken.volumes.push((kernel(doing, mount::tree_of_own(&volume.source))?, inside(&volume.target)?, access));
     }
     Ok(taken)
+}
+
+/// Lays the layers over one another, and memory above them; where that is.
+fn overlay(layers: &[OwnedFd], scratch: &Path) -> Result<PathBuf, Error> {
+    let [root, upper, work] = ["root", "upper", "work"].map(|name| scratch.join(name));
+    for path in [&root, &upper, &work] {
+        directory(path, 0o755)?;
+    }
+    kernel("lay the layers of an image over one another", mount::overlay(&root, layers, &upper, &work))?;
+    Ok(root)
 }
 
 /// The name of the binary inside.
@@ -219,6 +268,18 @@ pub(super) fn inside(path: &str) -> Result<PathBuf, Error> {
     }
 }
 
+/// Makes a directory that is one, and no link to one.
+fn own_directory(path: &Path) -> Result<(), Error> {
+    if std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir()) {
+        std::fs::remove_file(path).map_err(|source| Error::File {
+            doing: "replace in a container",
+            path: path.to_owned(),
+            source,
+        })?;
+    }
+    directory(path, 0o755)
+}
+
 pub(super) fn directory(path: &Path, mode: u32) -> Result<(), Error> {
     let failed = |source| Error::File { doing: "make in a container", path: path.to_owned(), source };
     if path.is_dir() {
@@ -248,4 +309,8 @@ fn link(path: &Path, target: &Path) -> Result<(), Error> {
 
 fn kernel<T>(doing: impl Into<String>, outcome: Result<T, linux::Error>) -> Result<T, Error> {
     outcome.map_err(|source| Error::Kernel { doing: doing.into(), source })
+}
+
+pub(super) fn c_string(text: String) -> Result<CString, Error> {
+    CString::new(text).map_err(|error| super::inside::started("a container", &error.into()))
 }

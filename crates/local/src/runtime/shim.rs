@@ -17,9 +17,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 
 use super::inside::{Arguments, OWN_PROGRAM, kernel, open_log, part, started};
-use super::spec::{self, ContainerSpec, Exit, Recorded};
+use super::spec::{self, ContainerSpec, Exit, Recorded, Root};
 use super::{INIT, RECORD_EXIT, RECORD_SANDBOX, RECORD_SPEC, RECORD_STATE};
-use crate::Error;
+use crate::{Error, images};
 
 /// How long a program that promised to say when it serves may take: far beyond what ours need, well below what a
 /// waiting `exec` is given.
@@ -40,12 +40,18 @@ pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Error> {
     kernel("start a container", process::leave_session())?;
     let container: ContainerSpec = spec::read(&arguments.run.join(RECORD_SPEC))?;
     let mut log = Log::open(&arguments.data_dir, &container.log)?;
+    // For as long as anything of the container runs, whether or not the daemon lives.
+    let _held: Vec<_> = match &container.root {
+        Root::Layers(layers) => layers.iter().map(|layer| images::hold(layer)).collect::<Result<_, _>>()?,
+        Root::ToolBox => Vec::new(),
+    };
     let pod: ProcessId = spec::read::<Recorded>(&arguments.pod.join(RECORD_SANDBOX))?.into();
     let pod = kernel("start a container", pod.open())?.ok_or_else(|| Error::Container {
         doing: "start a container".to_owned(),
         why: "its pod has ended".to_owned(),
     })?;
     kernel("start a container", process::enter(&pod, Namespaces::PROCESS_ID))?;
+    let before = linux::cgroup::ended_for_memory(&container.groups);
     let (mut program, family) = start(arguments, &container)?;
     let id = ProcessId::of(program.id());
     if let Some(id) = id {
@@ -53,14 +59,20 @@ pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Error> {
     }
     drop(writeln!(io::stdout(), "{STARTED}"));
     let status = pump(&mut program, &mut log, &family)?;
+    let code = super::inside::code_of(status);
     let exit = Exit {
-        code: super::inside::code_of(status),
+        code,
         signal: status.signal(),
         finished_ms: jiff::Timestamp::now().as_millisecond(),
+        // The group is the pod's: that this container was meant is known by how it ended.
+        out_of_memory: code == KILLED && linux::cgroup::ended_for_memory(&container.groups) > before,
     };
     spec::write(&arguments.run.join(RECORD_EXIT), &exit)?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// The exit code of what was killed, also as a shell passes it on.
+const KILLED: i32 = 137;
 
 /// What the shim says when the program runs, and serves if it promised to say so.
 pub(super) const STARTED: &str = "started";

@@ -25,8 +25,14 @@ pub struct ContainerSpec {
     pub more_groups: Vec<u32>,
     /// Names of the capabilities kept, of `linux::caps::CONTAINER`.
     pub capabilities: Vec<String>,
+    /// What the root directory is made of.
+    pub root: Root,
+    /// Who runs the program, where the files of the image say what that means; else [`Self::user`] and the others do.
+    pub account: Option<Account>,
     /// The root directory cannot be written.
     pub read_only_root: bool,
+    /// What the container may write outside its volumes, in memory; [`WRITABLE_DEFAULT_BYTES`] if it does not say.
+    pub writable_bytes: Option<u64>,
     /// Files of the root directory.
     pub files: Vec<File>,
     /// Symbolic links of the root directory.
@@ -45,6 +51,27 @@ pub struct ContainerSpec {
     pub tells_ready: bool,
     /// Where its output goes.
     pub log: PathBuf,
+}
+
+/// What a root directory is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Root {
+    /// The host's programs, read-only, and directories of our own.
+    #[default]
+    ToolBox,
+    /// Layers of an image, the lowest first: directories of the host that nothing is written to.
+    Layers(Vec<PathBuf>),
+}
+
+/// Who runs a program, as an image or a pod says: names and numbers mean what the image's own files say of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Name or number; empty for user 0.
+    pub user: String,
+    /// Name or number; empty for the user's own group.
+    pub group: String,
+    /// Further groups, besides those that the image puts the user in.
+    pub more_groups: Vec<u32>,
 }
 
 /// A file made for the container.
@@ -112,6 +139,10 @@ pub const PROCESSES_DEFAULT: u64 = 1024;
 /// laptop can give this to a few pods that take all of it.
 pub const MEMORY_DEFAULT_BYTES: u64 = 512 << 20;
 
+/// What a container may write outside its volumes, in memory of the pod: enough for caches and scratch files, far from what
+/// would starve the machine.
+pub const WRITABLE_DEFAULT_BYTES: u64 = 64 << 20;
+
 /// The first directory of PATH in a container with applets.
 pub const APPLET_DIR: &str = "/.tidegate/bin";
 
@@ -143,6 +174,9 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// When, in milliseconds since 1970.
     pub finished_ms: i64,
+    /// The pod had taken all the memory that it may have, and the kernel ended a process of it.
+    #[serde(default)]
+    pub out_of_memory: bool,
 }
 
 impl Exit {

@@ -29,6 +29,7 @@ fn what_may_stand_at_the_cursor() {
         ("env -n f", &[], names(Kind::Namespace, "")),
         ("env --namespace=f", &[], names(Kind::Namespace, "--namespace=")),
         ("tap --workload ", &[], names(Kind::Workload, "")),
+        ("image rm ", &[], names(Kind::Image, "")),
         ("tap --workload sleep --port ", &[], Wanted::Nothing),
         ("inject -f ", &[], Wanted::Files),
         ("kube-inject -f ", &[], Wanted::Files),
