@@ -21,6 +21,7 @@ pub fn apply(object: &mut Object) {
             put_absent(object, "/spec/replicas", 1);
             with_mapping(object, "/spec/template/spec", pod_spec);
         }
+        ("batch", "Job") => job(object),
         ("", "Service") => service(object),
         ("", "Secret") => secret(object),
         ("", "Namespace") => {
@@ -61,6 +62,10 @@ pub fn on_create(object: &mut Object) {
         }
         ("apps", "Deployment") => object.set("/status", json!({})),
         ("apps", "ReplicaSet") => object.set("/status", json!({"replicas": 0})),
+        ("batch", "Job") => {
+            object.set("/status", json!({}));
+            own_pods(object);
+        }
         ("", "Service") => object.set("/status", json!({"loadBalancer": {}})),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => established(object),
         _ => {}
@@ -99,6 +104,33 @@ fn deployment(object: &mut Object) {
         put_absent(object, "/spec/strategy/rollingUpdate/maxSurge", "25%");
     }
     with_mapping(object, "/spec/template/spec", pod_spec);
+}
+
+fn job(object: &mut Object) {
+    // With parallelism alone a job is a queue of work, whose end its pods tell.
+    if object.at("/spec/completions").is_null() && object.at("/spec/parallelism").is_null() {
+        put_absent(object, "/spec/completions", 1);
+    }
+    put_absent(object, "/spec/parallelism", 1);
+    put_absent(object, "/spec/backoffLimit", 6);
+    put_absent(object, "/spec/completionMode", "NonIndexed");
+    put_absent(object, "/spec/suspend", false);
+    put_absent(object, "/spec/podReplacementPolicy", "TerminatingOrFailed");
+    with_mapping(object, "/spec/template/spec", pod_spec);
+}
+
+/// Labels by which the pods of a job are found, and its selector, unless it says how it finds them.
+fn own_pods(job: &mut Object) {
+    if job.at("/spec/manualSelector") == &json!(true) {
+        return;
+    }
+    let (uid, name) = (job.uid().to_owned(), job.name().to_owned());
+    let labels = [("controller-uid", &uid), ("job-name", &name)];
+    for (label, value) in labels {
+        job.set(&format!("/spec/template/metadata/labels/batch.kubernetes.io~1{label}"), value.as_str());
+        job.set(&format!("/spec/template/metadata/labels/{label}"), value.as_str());
+    }
+    job.set("/spec/selector", json!({ "matchLabels": { "batch.kubernetes.io/controller-uid": uid } }));
 }
 
 fn service(object: &mut Object) {

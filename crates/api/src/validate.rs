@@ -57,6 +57,7 @@ fn builtin(object: &Object, causes: &mut Vec<Cause>) {
             not_negative("spec.replicas", object.at("/spec/replicas"), causes);
             pod_spec("spec.template.spec", template.get("spec").unwrap_or(&Value::Null), causes);
         }
+        ("batch", "Job") => job(object, causes),
         ("", "Service") => service(object, causes),
         ("", "ConfigMap" | "Secret") => {
             for list in ["data", "binaryData"] {
@@ -71,6 +72,35 @@ fn builtin(object: &Object, causes: &mut Vec<Cause>) {
         }
         _ => {}
     }
+}
+
+/// What a job may be, and what of Kubernetes' jobs is not built.
+fn job(object: &Object, causes: &mut Vec<Cause>) {
+    let template = object.at("/spec/template");
+    names::labels(
+        "spec.template.metadata.labels",
+        template.pointer("/metadata/labels").unwrap_or(&Value::Null),
+        causes,
+    );
+    let policy = object.str_at("/spec/template/spec/restartPolicy");
+    if !matches!(policy, "OnFailure" | "Never") {
+        let supported = ["OnFailure".to_owned(), "Never".to_owned()];
+        causes.push(Cause::not_supported("spec.template.spec.restartPolicy", &Value::from(policy), &supported));
+    }
+    let numbers = ["parallelism", "completions", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"];
+    for name in numbers {
+        not_negative(&format!("spec.{name}"), object.at(&format!("/spec/{name}")), causes);
+    }
+    let mode = object.str_at("/spec/completionMode");
+    if !matches!(mode, "" | "NonIndexed") {
+        causes.push(Cause::not_supported("spec.completionMode", &Value::from(mode), &["NonIndexed".to_owned()]));
+    }
+    for name in ["podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "maxFailedIndexes", "managedBy"] {
+        if !object.at(&format!("/spec/{name}")).is_null() {
+            causes.push(Cause::forbidden(&format!("spec.{name}"), "is not built on a local mesh; remove the field"));
+        }
+    }
+    pod_spec("spec.template.spec", template.get("spec").unwrap_or(&Value::Null), causes);
 }
 
 fn selected(selector: &Value, labels: &Value, causes: &mut Vec<Cause>) {
@@ -170,6 +200,7 @@ fn service(object: &Object, causes: &mut Vec<Cause>) {
 fn immutable(old: &Object, new: &Object, causes: &mut Vec<Cause>) {
     let pointers: &[&str] = match (new.group(), new.kind()) {
         ("apps", "Deployment" | "ReplicaSet") => &["/spec/selector"],
+        ("batch", "Job") => &["/spec/selector", "/spec/template", "/spec/completions", "/spec/completionMode"],
         ("", "Pod") => {
             &["/spec/nodeName", "/spec/serviceAccountName", "/spec/hostNetwork", "/spec/volumes", "/spec/restartPolicy"]
         }

@@ -8,6 +8,7 @@
 mod deployments;
 mod endpoints;
 mod garbage;
+mod jobs;
 mod namespaces;
 mod node;
 mod plan;
@@ -76,11 +77,17 @@ pub fn reconcile(objects: &Objects, changed: &Changed, context: &Context) -> Vec
         services::reconcile(&mut plan, &namespace);
         deployments::reconcile(&mut plan, &namespace);
         replicasets::reconcile(&mut plan, &namespace);
+        jobs::reconcile(&mut plan, &namespace);
         node::schedule(&mut plan, &namespace);
         endpoints::reconcile(&mut plan, &namespace);
     }
     garbage::collect(&mut plan, changed);
     plan.into_writes()
+}
+
+/// When time alone changes what is wanted next, without any object changing, and for which object: look at that one then.
+pub fn due(objects: &Objects) -> Option<(jiff::Timestamp, Key)> {
+    jobs::due(objects)
 }
 
 impl Changed {

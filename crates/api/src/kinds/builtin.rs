@@ -82,6 +82,7 @@ const TABLE: &[Row] = &[
     namespaced("", "services", "Service", &["svc"], ALL, &[STATUS]),
     namespaced("apps", "deployments", "Deployment", &["deploy"], ALL, &[SCALE, STATUS]),
     namespaced("apps", "replicasets", "ReplicaSet", &["rs"], ALL, &[SCALE, STATUS]),
+    namespaced("batch", "jobs", "Job", &[], ALL, &[STATUS]),
     namespaced("events.k8s.io", "events", "Event", &["ev"], NONE, &[]),
     review("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview"),
     review("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),

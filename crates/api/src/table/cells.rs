@@ -43,6 +43,15 @@ const REPLICA_SET: &[Heading] = &[
     ("Images", "string", true),
     ("Selector", "string", true),
 ];
+const JOB: &[Heading] = &[
+    ("Status", "string", false),
+    ("Completions", "string", false),
+    ("Duration", "string", false),
+    AGE,
+    ("Containers", "string", true),
+    ("Images", "string", true),
+    ("Selector", "string", true),
+];
 const SERVICE: &[Heading] = &[
     ("Type", "string", false),
     ("Cluster-IP", "string", false),
@@ -82,6 +91,7 @@ fn headings(kind: &Kind) -> &'static [Heading] {
         "Pod" => POD,
         "Deployment" => DEPLOYMENT,
         "ReplicaSet" => REPLICA_SET,
+        "Job" => JOB,
         "Service" => SERVICE,
         "Node" => NODE,
         "Event" => EVENT,
@@ -135,6 +145,7 @@ pub(super) fn cells(kind: &Kind, object: &Object, now: Timestamp) -> Vec<Value> 
             cells.extend(template(object));
             cells
         }
+        "Job" => job(object, now, age),
         "Service" => service(object, age),
         "Node" => node(object, age),
         "Event" => event(object, now),
@@ -162,6 +173,33 @@ pub(super) fn cells(kind: &Kind, object: &Object, now: Timestamp) -> Vec<Value> 
         "CustomResourceDefinition" => vec![name, json!(object.str_at("/metadata/creationTimestamp"))],
         _ => vec![name, age],
     }
+}
+
+fn job(object: &Object, now: Timestamp, age: Value) -> Vec<Value> {
+    let is = |kind: &str| {
+        let mut conditions = object.items_at("/status/conditions").iter();
+        conditions.any(|one| text(one, "type") == kind && text(one, "status") == "True")
+    };
+    let status = match () {
+        () if is("Complete") => "Complete",
+        () if is("Failed") => "Failed",
+        () if !object.at("/metadata/deletionTimestamp").is_null() => "Terminating",
+        () if is("Suspended") => "Suspended",
+        () => "Running",
+    };
+    let (done, wanted) = (count(object, "/status/succeeded"), object.at("/spec/completions").as_u64());
+    let completions = match (wanted, count(object, "/spec/parallelism")) {
+        (Some(wanted), _) => format!("{done}/{wanted}"),
+        (None, 0 | 1) => format!("{done}/1"),
+        (None, side_by_side) => format!("{done}/1 of {side_by_side}"),
+    };
+    let duration = time::parse(object.str_at("/status/startTime")).map_or_else(String::new, |begun| {
+        let end = time::parse(object.str_at("/status/completionTime")).unwrap_or(now);
+        time::short_duration(end.as_second().saturating_sub(begun.as_second()))
+    });
+    let mut cells = vec![json!(object.name()), json!(status), json!(completions), json!(duration), age];
+    cells.extend(template(object));
+    cells
 }
 
 /// Containers, images and selector of a workload.

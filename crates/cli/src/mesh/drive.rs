@@ -32,6 +32,9 @@ use local::vip::Vips;
 /// more than this means two controllers that undo each other.
 const ROUNDS_MAX: usize = 64;
 
+/// Between two looks at something that is due and stays so (a write was refused): it must not keep the loop busy.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Everything that the loop moves.
 pub(super) struct Driver {
     pub(super) server: Server,
@@ -58,16 +61,21 @@ impl Driver {
     /// Drives until the store stops.
     pub(super) async fn run(mut self) -> Result<()> {
         let mut first = Some(Changed::everything());
-        while let Some(batch) = self.feed.next().await {
-            let keys = self.absorb(batch);
-            let changed = first.take().unwrap_or_else(|| Changed::keys(keys));
+        loop {
+            let changed = tokio::select! {
+                batch = self.feed.next() => {
+                    let Some(batch) = batch else { return Ok(()) };
+                    let keys = self.absorb(batch);
+                    first.take().unwrap_or_else(|| Changed::keys(keys))
+                }
+                changed = time_passes(&self.objects), if first.is_none() => changed,
+            };
             self.reconcile(changed).await?;
             while self.pending != Meaning::default() {
                 self.follow().await?;
             }
             self.settled.send_replace(self.revision);
         }
-        Ok(())
     }
 
     fn absorb(&mut self, batch: apiserver::Batch) -> Vec<Key> {
@@ -163,6 +171,15 @@ impl Driver {
         self.snapshot.store(snapshot);
         (mesh, enforced::report(&report))
     }
+}
+
+/// Returns when time alone has changed what controllers want, with what to look at; never, if nothing waits for a time.
+async fn time_passes(objects: &RwLock<Objects>) -> Changed {
+    let due = controllers::due(&objects.read().unwrap_or_else(PoisonError::into_inner));
+    let Some((time, key)) = due else { return std::future::pending().await };
+    let left = std::time::Duration::try_from(time.duration_since(jiff::Timestamp::now())).unwrap_or_default();
+    tokio::time::sleep(left.max(LOOK_AGAIN)).await; // timer: what is due then
+    Changed::keys([key])
 }
 
 /// The workload of a pod that is gone for good.

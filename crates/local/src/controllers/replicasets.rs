@@ -75,7 +75,8 @@ fn worth(pod: &Object) -> impl Ord + use<> {
     (running, is_ready(pod), cost, Reverse(born), pod.name().to_owned())
 }
 
-fn pod(set: &Object, name: &str) -> Result<Object, Status> {
+/// A pod of the object's template.
+pub(super) fn pod(set: &Object, name: &str) -> Result<Object, Status> {
     let template = set.at("/spec/template");
     let mut pod = Object::new(json!({ "apiVersion": "v1", "kind": "Pod", "metadata": {} }))?;
     pod.set("/metadata/name", name);

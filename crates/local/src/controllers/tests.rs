@@ -1,5 +1,6 @@
 //! Stories of a small cluster, told by a store and a kubelet that only tests know.
 
+mod jobs;
 mod stories;
 
 use std::collections::{BTreeMap, BTreeSet};
