@@ -5,6 +5,7 @@
 
 pub mod image;
 pub mod mesh;
+pub mod registry;
 pub mod running;
 pub mod world;
 

@@ -10,6 +10,7 @@ mod layer;
 mod layout;
 mod manifest;
 mod reference;
+mod registry;
 mod store;
 mod tar;
 
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 pub use digest::Digest;
 pub use reference::Reference;
+pub use registry::{Credentials, Turn, pull};
 pub use store::{Added, Defaults, Store, Stored, Writer};
 
 pub(crate) use manifest::architecture;

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::controllers::NODE_NAME;
-use crate::images::Store;
+use crate::images::{Store, Turn};
 use crate::node::{Node, PodLink};
 use crate::runtime::Runtime;
 use view::PodView;
@@ -94,6 +94,7 @@ struct Inner {
     images: Store,
     /// Counts what came among the images.
     images_new: watch::Sender<u64>,
+    pulls: Turn,
 }
 
 impl Inner {
@@ -118,7 +119,18 @@ impl Kubelet {
     pub fn start(node: Arc<Node>, runtime: Runtime, hooks: Hooks) -> Self {
         let images = Store::of(runtime.data_dir());
         let (new, images_new) = (watch::Sender::new(0), watch::Sender::new(0));
-        Self { inner: Arc::new(Inner { node, runtime, hooks, pods: Mutex::default(), new, images, images_new }) }
+        Self {
+            inner: Arc::new(Inner {
+                node,
+                runtime,
+                hooks,
+                pods: Mutex::default(),
+                new,
+                images,
+                images_new,
+                pulls: Turn::default(),
+            }),
+        }
     }
 
     /// Says that there may be an image that was not there before: pods that wait for one look again.

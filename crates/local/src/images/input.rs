@@ -166,7 +166,7 @@ fn cleaned(name: &Path, from: &Path) -> PathBuf {
 }
 
 /// A part of a file.
-struct Section<'a> {
+pub(super) struct Section<'a> {
     file: &'a File,
     at: u64,
     left: u64,
@@ -174,7 +174,7 @@ struct Section<'a> {
 
 impl<'a> Section<'a> {
     /// All of it, from its begin, wherever it was written last.
-    const fn whole(file: &'a File) -> Self {
+    pub(super) const fn whole(file: &'a File) -> Self {
         Self { file, at: 0, left: u64::MAX }
     }
 }

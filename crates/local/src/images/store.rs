@@ -153,6 +153,17 @@ impl Store {
         Ok(found)
     }
 
+    /// A file that has no name and goes with its handle, on the disk of the images.
+    pub(super) fn nameless(&self) -> Result<File, Error> {
+        let below = Path::new(Self::DIRECTORY);
+        let folder = linux::files::make_directories(&self.data_dir, below, Mode::RWXU, false);
+        let folder = crate::error::doing("keep images", folder)?;
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&folder, c".", flags, Mode::RUSR | Mode::WUSR);
+        let failed = |errno: Errno| Error::File { doing: "make a file in", path: self.path(""), source: errno.into() };
+        file.map(File::from).map_err(failed)
+    }
+
     /// Begins to change what is here, after whoever does so already.
     pub fn write(&self) -> Result<Writer, Error> {
         for name in [LAYERS, NAMES, STAGING] {

@@ -259,7 +259,7 @@ fn entries(object: &Object) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Base64 as Kubernetes writes it; what is not base64 yields what comes before the fault.
-fn decoded(text: &str) -> Vec<u8> {
+pub(super) fn decoded(text: &str) -> Vec<u8> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
     let (mut bits, mut held) = (0_u32, 0_u32);
