@@ -1,7 +1,9 @@
-//! Answers: JSON, errors as `Status` objects, warnings.
+//! Answers: JSON, errors as `Status` objects, warnings, times.
+
+use std::time::Duration;
 
 use api::Status;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WARNING};
 use http::{Response, StatusCode};
 use serde::Serialize;
 
@@ -65,6 +67,18 @@ pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
     }
 }
 
+/// Where the time of an answer went (W3C Server Timing).
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Says what parts of the work took, in milliseconds.
+pub(crate) fn time(response: &mut Response<Body>, parts: &[(&str, Duration)]) {
+    let part = |(name, took): &(&str, Duration)| format!("{name};dur={:.3}", took.as_secs_f64() * 1e3);
+    let text = parts.iter().map(part).collect::<Vec<_>>().join(", ");
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        response.headers_mut().insert(SERVER_TIMING, value);
+    }
+}
+
 /// A warning as RFC 7234 writes it: code, agent, quoted text.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("299 - \"");
@@ -81,7 +95,9 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{json, warn};
+    use super::{SERVER_TIMING, json, time, warn};
+    use std::time::Duration;
+
     use http::StatusCode;
     use http::header::WARNING;
 
@@ -97,5 +113,12 @@ mod tests {
             .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
             .collect();
         assert_eq!(told, [r#"299 - "unknown field \"spec.x\"""#, r#"299 - "a\\b c""#, "299 - \"ä\""]);
+    }
+
+    #[test]
+    fn times_are_told_in_milliseconds() {
+        let mut response = json(StatusCode::OK, &1);
+        time(&mut response, &[("store", Duration::from_micros(2500)), ("settle", Duration::ZERO)]);
+        assert_eq!(response.headers()[SERVER_TIMING], "store;dur=2.500, settle;dur=0.000");
     }
 }

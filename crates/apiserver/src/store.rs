@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use api::{Change, Event, Object, Objects, Status};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -45,6 +46,17 @@ pub(crate) struct Written {
     pub(crate) warnings: Vec<String>,
     /// The revision that the answer depends on.
     pub(crate) revision: u64,
+    /// What it took.
+    pub(crate) took: Took,
+}
+
+/// Where the time of a work went.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Took {
+    /// From handing it to the writer until its answer, waiting for others included.
+    pub(crate) store: Duration,
+    /// Of that: making the transaction durable that it was part of; nothing if nothing was changed.
+    pub(crate) commit: Duration,
 }
 
 /// A change to the store, run by its writer.
@@ -99,8 +111,10 @@ impl Store {
         let (answer, outcome) = oneshot::channel();
         let stopped = || Status::unavailable("the store has stopped; start the server again");
         let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
+        let begun = Instant::now();
         jobs.send(Job { work, answer }).await.map_err(|_| stopped())?;
-        outcome.await.map_err(|_| stopped())?
+        let written = outcome.await.map_err(|_| stopped())??;
+        Ok(Written { took: Took { store: begun.elapsed(), ..written.took }, ..written })
     }
 
     /// The same for callers outside of any runtime, or at start, when the wait is one commit.
@@ -197,10 +211,13 @@ impl Writer {
             {
                 answers.push(self.stage(job, &mut events));
             }
-            let failure = self.commit(events, before).err();
+            let committed = self.commit(events, before);
             for (answer, outcome) in answers {
-                let outcome = match (&failure, outcome) {
-                    (Some(failure), Ok(_)) => Err(failure.clone()),
+                let outcome = match (&committed, outcome) {
+                    (Err(failure), Ok(_)) => Err(failure.clone()),
+                    (Ok(commit), Ok(written)) => {
+                        Ok(Written { took: Took { commit: *commit, ..written.took }, ..written })
+                    }
                     (_, outcome) => outcome,
                 };
                 if answer.send(outcome).is_err() {
@@ -226,19 +243,22 @@ impl Writer {
         (job.answer, outcome)
     }
 
-    fn commit(&mut self, events: Vec<Event>, before: u64) -> Result<(), Status> {
+    /// Makes events durable and visible; says how long the former took.
+    fn commit(&mut self, events: Vec<Event>, before: u64) -> Result<Duration, Status> {
         if events.is_empty() {
-            return Ok(());
+            return Ok(Duration::ZERO);
         }
+        let begun = Instant::now();
         if let Err(error) = self.file.commit(&events, before, self.revision) {
             tracing::error!(%error, "a write was not made durable and is taken back");
             self.undo(events, before);
             return Err(Status::internal(&format!("the write could not be made durable and was taken back: {error}")));
         }
+        let took = begun.elapsed();
         let revision = self.revision;
         self.shared.state.write().unwrap_or_else(PoisonError::into_inner).absorb(events, revision);
         self.shared.revision.send_replace(revision);
-        Ok(())
+        Ok(took)
     }
 
     fn undo(&mut self, events: Vec<Event>, before: u64) {

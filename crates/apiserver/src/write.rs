@@ -8,7 +8,7 @@ use api::{Key, Kind, Kinds, Object, Status};
 use jiff::Timestamp;
 
 use crate::kindcache::KindCache;
-use crate::store::{Stage, Written};
+use crate::store::{Stage, Took, Written};
 
 mod create;
 mod delete;
@@ -135,5 +135,5 @@ pub(crate) fn shown(target: &Target, object: &Arc<Object>) -> Arc<Object> {
 fn written(manner: &Manner, stage: &Stage<'_>, object: Arc<Object>, warnings: Vec<String>) -> Written {
     // Nothing follows from a dry run, so nobody need wait for it.
     let revision = if manner.dry_run { 0 } else { stage.revision() };
-    Written { object, created: false, removed: false, warnings, revision }
+    Written { object, created: false, removed: false, warnings, revision, took: Took::default() }
 }

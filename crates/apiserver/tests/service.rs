@@ -37,6 +37,8 @@ pub(crate) struct Answer {
     pub(crate) code: u16,
     pub(crate) value: Value,
     pub(crate) warnings: Vec<String>,
+    /// What it says of the time it took.
+    pub(crate) timing: Option<String>,
 }
 
 impl Answer {
@@ -88,9 +90,10 @@ impl Service {
         let code = response.status().as_u16();
         let warnings =
             response.headers().get_all(WARNING).iter().map(|value| value.to_str().unwrap().to_owned()).collect();
+        let timing = response.headers().get("server-timing").map(|value| value.to_str().unwrap().to_owned());
         let bytes = response.into_body().bytes().await;
         let value = serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&bytes)));
-        Answer { code, value, warnings }
+        Answer { code, value, warnings, timing }
     }
 
     pub(crate) async fn typed(&self, method: Method, path: &str, content_type: &str, body: impl Into<Bytes>) -> Answer {

@@ -1,6 +1,6 @@
 //! Holding the answer to a write until its consequences are in force.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Response;
 use tokio::time::timeout;
@@ -12,9 +12,10 @@ use crate::{Body, reply};
 /// How long an answer is held: longer than any healthy consequence takes, shorter than clients lose patience.
 const HELD_MAX: Duration = Duration::from_secs(2);
 
-/// Waits until the write is settled, at most [`HELD_MAX`]; says so in a warning if it is not.
+/// Waits until the write is settled, at most [`HELD_MAX`]; says so in a warning if it is not. Says what the write took, too.
 pub(super) async fn hold(inner: &Inner, response: &mut Response<Body>, written: &Written) {
     let mut warnings = written.warnings.clone();
+    let begun = Instant::now();
     let mut settled = inner.hooks.settled.clone();
     let in_force = timeout(HELD_MAX, settled.wait_for(|settled| *settled >= written.revision)).await;
     if !matches!(in_force, Ok(Ok(_))) {
@@ -25,4 +26,8 @@ pub(super) async fn hold(inner: &Inner, response: &mut Response<Body>, written: 
         ));
     }
     reply::warn(response, &warnings);
+    reply::time(
+        response,
+        &[("store", written.took.store), ("commit", written.took.commit), ("settle", begun.elapsed())],
+    );
 }

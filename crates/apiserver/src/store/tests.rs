@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::{Change, Key, Object, Status};
 use tempfile::TempDir;
 
-use super::{HISTORY_EVENTS_MAX, Store, Work, Written};
+use super::{HISTORY_EVENTS_MAX, Store, Took, Work, Written};
 use crate::Error;
 
 fn folder() -> (TempDir, PathBuf) {
@@ -22,7 +22,14 @@ fn put(name: &str) -> Work {
     let name = name.to_owned();
     Box::new(move |stage| {
         let object = stage.put(&key(&name), Object::named("v1", "ConfigMap", Some("default"), &name));
-        Ok(Written { object, created: true, removed: false, warnings: Vec::new(), revision: stage.revision() })
+        Ok(Written {
+            object,
+            created: true,
+            removed: false,
+            warnings: Vec::new(),
+            revision: stage.revision(),
+            took: Took::default(),
+        })
     })
 }
 
@@ -31,7 +38,14 @@ fn remove(name: &str) -> Work {
     Box::new(move |stage| {
         let object = Arc::clone(stage.get(&key(&name)).ok_or_else(|| Status::not_found(&key(&name)))?);
         stage.remove(&key(&name));
-        Ok(Written { object, created: false, removed: true, warnings: Vec::new(), revision: stage.revision() })
+        Ok(Written {
+            object,
+            created: false,
+            removed: true,
+            warnings: Vec::new(),
+            revision: stage.revision(),
+            took: Took::default(),
+        })
     })
 }
 
@@ -99,7 +113,14 @@ async fn the_history_reaches_back_so_far_and_not_across_a_restart() {
             stage.put(&key("a"), Object::named("v1", "ConfigMap", Some("default"), "a"));
         }
         let object = Arc::clone(stage.get(&key("a")).unwrap());
-        Ok(Written { object, created: true, removed: false, warnings: Vec::new(), revision: stage.revision() })
+        Ok(Written {
+            object,
+            created: true,
+            removed: false,
+            warnings: Vec::new(),
+            revision: stage.revision(),
+            took: Took::default(),
+        })
     });
     store.submit(many).await.unwrap();
     assert_eq!(store.events_after(0).unwrap_err().code(), 410);
@@ -128,7 +149,14 @@ async fn a_feed_that_is_too_slow_is_led_from_what_it_knows_to_what_is() {
             stage.put(&key("busy"), Object::named("v1", "ConfigMap", Some("default"), "busy"));
         }
         let object = Arc::clone(stage.get(&key("busy")).unwrap());
-        Ok(Written { object, created: true, removed: false, warnings: Vec::new(), revision: stage.revision() })
+        Ok(Written {
+            object,
+            created: true,
+            removed: false,
+            warnings: Vec::new(),
+            revision: stage.revision(),
+            took: Took::default(),
+        })
     });
     store.submit(many).await.unwrap();
     let batch = feed.next().await.unwrap();

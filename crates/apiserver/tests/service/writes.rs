@@ -299,6 +299,23 @@ async fn the_answer_to_a_write_waits_until_it_is_in_force() {
 }
 
 #[tokio::test]
+async fn the_answer_to_a_write_says_what_it_took() {
+    let service = service();
+    let parts = |timing: Option<String>| -> Vec<(String, f64)> {
+        let timing = timing.unwrap();
+        let part = |part: &str| part.split_once(";dur=").map(|(name, took)| (name.to_owned(), took.parse().unwrap()));
+        timing.split(", ").map(|text| part(text).unwrap()).collect()
+    };
+    let made = parts(service.map("a", "1").await.timing);
+    let names: Vec<&str> = made.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["store", "commit", "settle"]);
+    assert!(made[1].1 > 0.0 && made[0].1 >= made[1].1, "a commit is a part of storing: {made:?}");
+    let again = parts(service.merge(&format!("{MAPS}/a"), json!({"data": {"x": "1"}})).await.timing);
+    assert!(again[0].1 > 0.0 && again[1].1 == 0.0, "nothing was to be committed: {again:?}");
+    assert_eq!(service.get(&format!("{MAPS}/a")).await.timing, None, "reading commits nothing");
+}
+
+#[tokio::test]
 async fn scale_is_a_view_of_replicas() {
     let service = service();
     let base = "/apis/apps/v1/namespaces/default/deployments";
