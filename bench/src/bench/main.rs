@@ -105,7 +105,10 @@ enum What {
         metric: String,
         #[arg(long, default_value_t = 2.0)]
         secs: f64,
-        /// Lines
+        /// Symbols of this program or thread only, for instance `observe`
+        #[arg(long)]
+        program: Option<String>,
+        /// Symbols at most
         #[arg(long, default_value_t = 40)]
         lines: usize,
     },
@@ -155,9 +158,16 @@ fn main() -> Result<()> {
         What::Memory { policies } => memory::run(tidegate, work, policies),
         What::Start { times } => start::run(tidegate, work, times),
         What::Records { rate, secs } => records::run(tidegate, work, rate, seconds(secs)?),
-        What::Profile { row, metric: name, secs, lines } => {
+        What::Profile { row, metric: name, secs, program, lines } => {
             let rows = chosen(&[row])?;
-            profile::run(tidegate, work, &rows, &metric(&name)?, seconds(secs)?, lines)
+            profile::run(
+                tidegate,
+                work,
+                &rows,
+                &metric(&name)?,
+                seconds(secs)?,
+                &profile::Shown { program: program.as_deref(), lines },
+            )
         }
     }
 }

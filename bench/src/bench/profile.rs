@@ -25,6 +25,15 @@ const CLIENT: &str = "tidegate-load";
 /// Microseconds a connection, by program and symbol.
 type Costs = BTreeMap<(String, String), f64>;
 
+/// What is to be printed.
+#[derive(Debug)]
+pub(crate) struct Shown<'a> {
+    /// Symbols of this program only.
+    pub(crate) program: Option<&'a str>,
+    /// So many symbols.
+    pub(crate) lines: usize,
+}
+
 /// Profiles raw and the other row, and prints what differs most.
 pub(crate) fn run(
     tidegate: &Path,
@@ -32,7 +41,7 @@ pub(crate) fn run(
     rows: &[Row],
     metric: &Metric,
     time: Duration,
-    lines: usize,
+    shown: &Shown<'_>,
 ) -> Result<()> {
     let world = World::make(tidegate, work, rows)?;
     let words = match metric.load {
@@ -47,7 +56,7 @@ pub(crate) fn run(
     let of = |name: &str| costs.iter().find(|(row, _)| row == name).map(|(_, costs)| costs.clone()).unwrap_or_default();
     let raw = of(RAW);
     for (name, own) in costs.iter().filter(|(name, _)| name != RAW) {
-        print(name, own, &raw, metric, lines);
+        print(name, own, &raw, metric, shown);
     }
     Ok(())
 }
@@ -94,7 +103,7 @@ fn is_idle(symbol: &str) -> bool {
     ["idle", "halt", "mwait", "cpuidle"].iter().any(|word| symbol.contains(word))
 }
 
-fn print(name: &str, own: &Costs, raw: &Costs, metric: &Metric, lines: usize) {
+fn print(name: &str, own: &Costs, raw: &Costs, metric: &Metric, shown: &Shown<'_>) {
     let sum = |costs: &Costs, of: &dyn Fn(&str) -> bool| {
         costs.iter().filter(|((program, _), _)| of(program)).map(|(_, us)| us).sum::<f64>()
     };
@@ -123,16 +132,17 @@ fn print(name: &str, own: &Costs, raw: &Costs, metric: &Metric, lines: usize) {
     println!("\n### {}: CPU microseconds each, by symbol\n", metric.name);
     head(&["symbol", RAW, name, "more"]);
     let mut symbols = BTreeMap::<&str, (f64, f64)>::new();
-    for ((_, symbol), us) in own {
+    let is_shown = |program: &String| shown.program.is_none_or(|only| only == program);
+    for ((_, symbol), us) in own.iter().filter(|((program, _), _)| is_shown(program)) {
         symbols.entry(symbol).or_default().0 += us;
     }
-    for ((_, symbol), us) in raw {
+    for ((_, symbol), us) in raw.iter().filter(|((program, _), _)| is_shown(program)) {
         symbols.entry(symbol).or_default().1 += us;
     }
     let rows = symbols.into_iter().map(|(symbol, (with, without))| {
         (with - without, [format!("`{symbol}`"), figure(without), figure(with), figure(with - without)])
     });
-    biggest(rows.collect(), lines);
+    biggest(rows.collect(), shown.lines);
 }
 
 fn biggest(mut rows: Vec<(f64, [String; 4])>, lines: usize) {

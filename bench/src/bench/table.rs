@@ -19,6 +19,8 @@ pub(crate) fn head(cells: &[&str]) {
 
 /// A figure with three digits that count.
 pub(crate) fn figure(value: f64) -> String {
+    // No minus before a zero.
+    let value = value + 0.0;
     let digits = match value.abs() {
         size if size >= 100.0 => 0,
         size if size >= 10.0 => 1,
@@ -120,6 +122,7 @@ mod tests {
             (0.956, "0.96"),
             (0.0123, "0.012"),
             (-3.45, "-3.45"),
+            (-0.0, "0.000"),
             (f64::NAN, "-"),
         ];
         for (value, wanted) in table {
