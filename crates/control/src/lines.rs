@@ -138,12 +138,13 @@ pub fn whole(record: &Record) -> String {
     if record.count > 1 {
         lines.push(format!("stands for  {} equal connections of one second", record.count));
     }
+    let lasted = record.duration_us.map_or_else(|| "-".to_owned(), age);
     match record.close {
+        None => lines.push(format!("open for    {lasted}")),
+        Some(close) if record.duration_us.is_some() => {
+            lines.push(format!("ended       {} after {lasted}", close.word()));
+        }
         Some(close) => lines.push(format!("ended       {}", close.word())),
-        None => lines.push("ended       not yet".to_owned()),
-    }
-    if let Some(duration) = record.duration_us {
-        lines.push(format!("lasted      {}", age(duration)));
     }
     if let (Some(received), Some(sent)) = (record.bytes_received, record.bytes_sent) {
         lines.push(format!("bytes       {received} to the workload, {sent} back"));

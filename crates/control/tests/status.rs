@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{Change, Event, Object, Objects, Write};
-use control::lines::{proxy_log, tap_line};
+use control::lines::{connections, proxy_log, tap_line, whole};
 use control::status::{Progress, Report, reconcile_status};
 use control::translate::Translator;
 use policy::{Connection, Record, WorkloadId};
@@ -263,6 +263,14 @@ fn records_read_as_lines() {
             text.push('\n');
         }
         text.push('\n');
+    }
+    let open = Record { duration_us: Some(83_000_000), ..record(&[allow], "10.0.0.2", 9000) };
+    let young = Record { duration_us: Some(7_400), id: 0x1235, ..record(&[], "192.0.2.7", 9002) };
+    text.push_str(&connections(&[open.clone(), young]));
+    let over = Record { close: Some(policy::Close::Reset), bytes_sent: Some(16), ..open.clone() };
+    let denied = Record { close: Some(policy::Close::Refused), ..record(&[allow], "10.0.0.2", 9002) };
+    for one in [&open, &over, &denied] {
+        text.extend(["\n", &whole(one), "\n"]);
     }
     let path = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/lines.txt");
     if std::env::var_os("UPDATE_EXPECT").is_some() {
