@@ -3,6 +3,7 @@
 //! A mistyped `--data-dir` must cost nothing: a mesh is not made in a directory that is used for something else, and
 //! of a directory only what a mesh makes is given away or removed.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::ErrorKind;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use local::images::Store;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 /// The file that says that a directory is a mesh's.
 pub(crate) const MARK: &str = "tidegate-mesh";
@@ -43,6 +45,19 @@ pub(crate) fn forget_volumes(dir: &Path) -> Result<()> {
     held.remove(OsStr::new(VOLUMES))
 }
 
+/// The same of all pods but those with these uids.
+pub(crate) fn forget_volumes_but(dir: &Path, kept: &BTreeSet<String>) -> Result<()> {
+    let volumes = dir.join(VOLUMES);
+    let open = match linux::files::open(&volumes, OFlags::RDONLY | OFlags::DIRECTORY) {
+        Ok(open) => open,
+        Err(error) if error.errno() == Some(Errno::NOENT.raw_os_error()) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let held = Held::holding(volumes, open);
+    let gone = |name: &&OsString| name.to_str().is_none_or(|uid| !kept.contains(uid));
+    names_in(&held.path)?.iter().filter(gone).try_for_each(|name| held.remove(name))
+}
+
 /// A mesh's directory that is held open, so that nobody puts another in its place while things in it are removed.
 struct Held {
     /// Its name, for messages.
@@ -59,9 +74,13 @@ impl Held {
             return Ok(None);
         }
         let open = linux::files::open(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let path = Path::new("/proc/self/fd").join(open.as_raw_fd().to_string());
-        let held = Self { dir: dir.to_owned(), path, _open: open };
+        let held = Self::holding(dir.to_owned(), open);
         Ok(held.path.join(MARK).is_file().then_some(held))
+    }
+
+    fn holding(dir: PathBuf, open: OwnedFd) -> Self {
+        let path = Path::new("/proc/self/fd").join(open.as_raw_fd().to_string());
+        Self { dir, path, _open: open }
     }
 
     fn remove(&self, name: &OsStr) -> Result<()> {

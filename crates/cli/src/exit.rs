@@ -49,6 +49,11 @@ impl Failure {
         Self { exit, error: Some(anyhow::anyhow!("{words}")) }
     }
 
+    /// The same with more to say.
+    pub(crate) fn adding(self, words: impl fmt::Display) -> Self {
+        Self { exit: self.exit, error: self.error.map(|error| anyhow::anyhow!("{error:#}; {words}")) }
+    }
+
     /// Whether it ends with this code.
     pub(crate) fn is(&self, exit: Exit) -> bool {
         self.exit == exit

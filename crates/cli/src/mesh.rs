@@ -17,7 +17,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use api::{Object, Objects, Write};
+use api::{Change, Object, Objects, Write};
 use apiserver::{Server, Settings};
 use arc_swap::ArcSwap;
 use control::translate::{Aliases, Translator};
@@ -25,7 +25,7 @@ use dataplane::{Dataplane, NodeNet};
 use futures_util::future::join_all;
 use local::Node;
 use local::dns::Dns;
-use local::kubelet::Kubelet;
+use local::kubelet::{Adoption, Kubelet};
 use local::runtime::Runtime;
 use local::runtime::exec::Command;
 use local::vip::Vips;
@@ -70,6 +70,7 @@ pub(crate) struct Mesh {
     tasks: TaskTracker,
     ending: CancellationToken,
     port: u16,
+    adoption: Adoption,
     started_in: Duration,
 }
 
@@ -77,12 +78,9 @@ impl Mesh {
     /// Starts all parts and returns when everything that is stored is in force. Only under the lock of the place.
     pub(crate) async fn start(place: &Place, options: Options) -> Result<Self, Failure> {
         let begun = Instant::now();
-        // What a killed daemon left: its tables were in force until this moment, its pods are made anew below.
-        crate::down::remove_from_machine(place).context("removing what an earlier daemon left")?;
         let listener = listen(place, options.port).await?;
         let address = listener.local_addr().context("the API server's address")?;
-        let node = Arc::new(Node::up(&crate::down::node_settings(place)?).context("making the node's network")?);
-
+        let node = Arc::new(node(place)?);
         let ranges = *node.ranges();
         let aliases: Aliases = Arc::new(move |address| ranges.alias_of(address).into_iter().collect());
         let (settle, settled) = watch::channel(0);
@@ -112,6 +110,8 @@ impl Mesh {
         let kubelet = Kubelet::start(Arc::clone(&node), runtime, kubelet_hooks);
         // Empty until here, so this is the only value.
         drop(kubelet_cell.set(kubelet.clone()));
+        // Before the first snapshot: what pods that live on have open is judged under that.
+        let adoption = adopt(place, &server, &kubelet).await?;
 
         let tasks = TaskTracker::new();
         let ending = CancellationToken::new();
@@ -150,7 +150,8 @@ impl Mesh {
         let mut settled = settled;
         settled.wait_for(|revision| *revision > 0).await.context("the first look at the store")?;
         let port = address.port();
-        Ok(Self { server, kubelet, dataplane, objects, snapshot, tasks, ending, port, started_in: begun.elapsed() })
+        let started_in = begun.elapsed();
+        Ok(Self { server, kubelet, dataplane, objects, snapshot, tasks, ending, port, adoption, started_in })
     }
 
     /// Returns on Ctrl-C, SIGTERM, or when the terminal is closed.
@@ -180,6 +181,11 @@ impl Mesh {
 
     pub(crate) const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// What became of the pods of an earlier daemon, if there were any.
+    pub(crate) fn adopted(&self) -> Option<String> {
+        self.adoption.summary()
     }
 
     pub(crate) const fn started_in(&self) -> Duration {
@@ -228,6 +234,36 @@ impl Mesh {
         session.exit.await.context("waiting for the command")?;
         Ok(stdout)
     }
+}
+
+/// Whether the node of an earlier daemon is there and whole, so that its pods may live on.
+pub(crate) fn lives_on(place: &Place) -> Result<bool> {
+    Ok(Node::lives_on(&crate::down::node_settings(place)?))
+}
+
+/// The node. What a killed daemon left of it lives on, if it is whole, and its tables are in force all the while.
+fn node(place: &Place) -> Result<Node> {
+    if !lives_on(place)? {
+        crate::down::remove_from_machine(place).context("removing what an earlier daemon left")?;
+    }
+    Node::up(&crate::down::node_settings(place)?).context("making the node's network")
+}
+
+/// Takes over the pods that live on, removes what else is left of any, and says why.
+async fn adopt(place: &Place, server: &Server, kubelet: &Kubelet) -> Result<Adoption> {
+    let stored = server.subscribe().next().await.context("looking at the store")?;
+    let pods: Vec<Arc<Object>> = stored
+        .events
+        .into_iter()
+        .filter(|event| event.key.is("", "pods"))
+        .filter_map(|event| if let Change::Put { new, .. } = event.change { Some(new) } else { None })
+        .collect();
+    let adoption = kubelet.adopt(&pods).await.context("taking over the pods of an earlier daemon")?;
+    for (pod, why) in &adoption.removed {
+        tracing::warn!(pod, why, "a pod of an earlier daemon is not taken over");
+    }
+    crate::contents::forget_volumes_but(&place.data_dir, &adoption.adopted)?;
+    Ok(adoption)
 }
 
 /// The port that the API server of this place had last.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::UpArguments;
 use crate::daemon::{self, Lock};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::mesh::{Mesh, Options};
+use crate::mesh::{self, Mesh, Options};
 use crate::print;
 use crate::settings::Place;
 
@@ -35,9 +35,15 @@ pub(crate) fn run(arguments: &UpArguments) -> Outcome {
     raise_descriptor_limit();
     let options = Options { port: arguments.port, tell_denials: true };
     runtime()?.block_on(async {
+        let lived = mesh::lives_on(&place)?;
         let mesh = match Mesh::start(&place, options).await {
             Ok(mesh) => mesh,
             Err(error) => {
+                if lived {
+                    let down = place.command("down");
+                    let still = format!("what ran before runs on, under the tables it had; this ends it: {down}");
+                    return Err(error.adding(still));
+                }
                 crate::down::remove_from_machine(&place)?;
                 return Err(error);
             }
@@ -45,7 +51,7 @@ pub(crate) fn run(arguments: &UpArguments) -> Outcome {
         place.give_all()?;
         lock.announce(mesh.port())?;
         if arguments.detached {
-            report_ready()?;
+            report_ready(&mesh)?;
         } else {
             welcome(&place, &mesh);
         }
@@ -81,9 +87,9 @@ fn detach(place: &Place, arguments: &UpArguments) -> Outcome {
     if let Some(stdout) = child.stdout.take() {
         BufReader::new(stdout).read_line(&mut said).context("waiting for the daemon")?;
     }
-    if said.trim_end() == READY {
+    if let Some(adopted) = said.trim_end().strip_prefix(READY) {
         print::err(format_args!(
-            "The mesh is up and stays so; this ends it: {}\n{}",
+            "The mesh is up and stays so{adopted}; this ends it: {}\n{}",
             place.command("down"),
             next_steps(place)
         ));
@@ -104,19 +110,24 @@ fn already_runs(place: &Place) -> Failure {
 }
 
 /// Tells the waiting parent and lets go of its pipe.
-fn report_ready() -> Result<()> {
+fn report_ready(mesh: &Mesh) -> Result<()> {
     let mut out = std::io::stdout();
-    writeln!(out, "{READY}")?;
+    writeln!(out, "{READY}{}", in_brackets(mesh.adopted()))?;
     out.flush()?;
     let null = std::fs::OpenOptions::new().write(true).open("/dev/null").context("opening /dev/null")?;
     rustix::stdio::dup2_stdout(null).context("letting go of standard output")
 }
 
+fn in_brackets(adopted: Option<String>) -> String {
+    adopted.map_or_else(String::new, |adopted| format!(" ({adopted})"))
+}
+
 fn welcome(place: &Place, mesh: &Mesh) {
     print::err(format_args!(
-        "Ready in {} ms: API server on 127.0.0.1:{}\n{}\nDenied connections are told below; Ctrl-C ends the mesh (its \
+        "Ready in {} ms{}: API server on 127.0.0.1:{}\n{}\nDenied connections are told below; Ctrl-C ends the mesh (its \
          objects are kept).",
         mesh.started_in().as_millis(),
+        in_brackets(mesh.adopted()),
         mesh.port(),
         next_steps(place),
     ));

@@ -187,17 +187,24 @@ pub(crate) fn detach(shared: &Shared, workload: &WorkloadId) -> Result<(), Error
     let Some(pod) = lock(&shared.pods).remove(workload) else {
         return Ok(());
     };
-    let others: Vec<Arc<Pod>> = lock(&shared.pods).values().cloned().collect();
     pod.permitted.leave();
     // Resets to the other ends pass the guard, so it is closed last.
-    let mut failed = sever(&pod, &[]).err();
-    for other in others {
-        failed = sever(&other, &pod.addresses()).err().or(failed);
-    }
+    let own = sever(&pod, &[]).map(drop);
+    let failed = sever_all(shared, &pod.addresses()).and(own).err();
     shared.observer.forget(pod.watched_as);
     shared.sentry.forget(pod.heard_as.load(Ordering::Relaxed));
     lock(&shared.guard).close(&pod.net).map_err(|source| Error::Guard { doing: "close", source })?;
     failed.map_or(Ok(()), Err)
+}
+
+/// Resets what the attached pods have open with these addresses; all of it is tried, and the last failure told.
+pub(crate) fn sever_all(shared: &Shared, addresses: &[IpAddr]) -> Result<(), Error> {
+    let pods: Vec<Arc<Pod>> = lock(&shared.pods).values().cloned().collect();
+    let mut outcome = Ok(());
+    for pod in &pods {
+        outcome = sever(pod, addresses).map(drop).and(outcome);
+    }
+    outcome
 }
 
 pub(crate) fn has_dropped(shared: &Shared, addresses: &[IpAddr]) -> Result<bool, Error> {

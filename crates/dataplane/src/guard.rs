@@ -58,7 +58,8 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Lays the guard, closed for all links it does not know. Links opened by a process before this one stay open.
+    /// Lays the guard, closed for all links it does not know. Links opened by a process before this one stay open, until
+    /// [`Self::close_others`].
     pub(crate) fn lay(node: &NodeNet) -> Result<Self, linux::Error> {
         let mut socket = node.netns.run(|| Socket::open(Protocol::Netfilter))??;
         let table = Table::named(Family::Inet, TABLE);
@@ -121,7 +122,8 @@ impl Guard {
         }
         tracing::warn!("somebody else changed the guard; it is laid anew");
         lay(&self.table, &self.node).commit(&mut self.socket)?;
-        self.close_others()?;
+        // Whatever is in its sets was not put there for sure.
+        self.keep_only(BTreeSet::new())?;
         match current.filter(|current| self.in_force == Some(current.generation())) {
             Some(current) => self.admit(current).map(|()| true),
             None => Ok(true),
@@ -174,17 +176,44 @@ impl Guard {
         Ok(())
     }
 
-    /// Closes every link that was not opened here: what processes before this one left behind.
-    pub(crate) fn close_others(&mut self) -> Result<(), linux::Error> {
+    /// Closes every link that was not opened here: what processes before this one left behind. What was opened here and
+    /// opened connections before goes on doing so, if the snapshot that is now put into force knows it as well: the tables
+    /// that stand know it, and so will the new ones.
+    pub(crate) fn close_others(&mut self, snapshot: &Snapshot) -> Result<(), linux::Error> {
+        let before = self.known_to_kernel().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the guard cannot be read; no pod opens a connection before its table is in force");
+            BTreeSet::new()
+        });
+        let both = self.known_to(snapshot).intersection(&before).copied().collect();
+        self.keep_only(both)
+    }
+
+    /// Which addresses open connections by the table as it stands.
+    fn known_to_kernel(&mut self) -> Result<BTreeSet<(u32, IpAddr)>, linux::Error> {
+        let mut known = BTreeSet::new();
+        for set in [known_v4(), known_v6()] {
+            let elements = self.table.elements(&mut self.socket, &set)?;
+            known.extend(elements.iter().filter_map(|element| end_of(&element.key)));
+        }
+        Ok(known)
+    }
+
+    /// Leaves nothing in the sets but what was opened here, and of that as known no more than `known`.
+    fn keep_only(&mut self, known: BTreeSet<(u32, IpAddr)>) -> Result<(), linux::Error> {
         let v4: Vec<Element> = self.opened.values().map(element_v4).collect();
         let v6: Vec<Element> = self.opened.values().map(element_v6).collect();
         let mut keep = Transaction::on(&self.table);
         keep.flush_set(&pods_v4()).flush_set(&pods_v6());
         keep.add(&pods_v4(), &v4).add(&pods_v6(), &v6);
-        // Who may open connections is said anew once the snapshot is in force.
+        // Who else may open connections is said anew once the snapshot is in force.
         keep.flush_set(&known_v4()).flush_set(&known_v6());
-        self.known.clear();
-        keep.commit(&mut self.socket)
+        for (set, v4) in [(known_v4(), true), (known_v6(), false)] {
+            let its = known.iter().filter(|(_, address)| address.is_ipv4() == v4);
+            keep.add(&set, &its.map(|(link, address)| element(*link, *address)).collect::<Vec<_>>());
+        }
+        keep.commit(&mut self.socket)?;
+        self.known = known;
+        Ok(())
     }
 
     /// Packets dropped because their source was not the sender's.
@@ -271,6 +300,14 @@ fn known_v4() -> Set {
 
 fn known_v6() -> Set {
     Set { name: "known_v6".to_owned(), ..pods_v6() }
+}
+
+/// The link and the address of an element.
+fn end_of(key: &[u8]) -> Option<(u32, IpAddr)> {
+    let (link, address) = key.split_first_chunk::<4>()?;
+    let v4 = <[u8; 4]>::try_from(address).map(IpAddr::from);
+    let address = v4.or_else(|_| <[u8; 16]>::try_from(address).map(IpAddr::from)).ok()?;
+    Some((u32::from_ne_bytes(*link), address))
 }
 
 fn addresses(pod: &PodNet) -> [IpAddr; 2] {

@@ -133,6 +133,13 @@ impl Dataplane {
         blocking(move || attach::detach(&shared, &workload)).await?
     }
 
+    /// Resets every connection that an attached pod has with one of these addresses: those of a pod of an earlier process
+    /// that is gone and was not attached here.
+    pub async fn sever(&self, addresses: Vec<IpAddr>) -> Result<(), Error> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || attach::sever_all(&shared, &addresses)).await?
+    }
+
     /// Puts a snapshot into force everywhere and judges open connections again; both are done when it returns, but for
     /// the workloads that the report says otherwise of. Snapshots are to be handed over in ascending generations; all pods
     /// that live on from an earlier process are to be attached before the first.

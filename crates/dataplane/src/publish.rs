@@ -143,7 +143,7 @@ pub(crate) fn publish(shared: &Shared, snapshot: &Arc<Snapshot>) -> Report {
     // First, so that a pod attached from here on catches up by itself if the list below misses it.
     shared.current.store(Some(Arc::clone(snapshot)));
     if !turn.closed_others {
-        match lock(&shared.guard).close_others() {
+        match lock(&shared.guard).close_others(snapshot) {
             Ok(()) => turn.closed_others = true,
             Err(error) => tracing::error!(%error, "cannot close the guard for links of an earlier process"),
         }

@@ -7,6 +7,7 @@ pub mod image;
 pub mod mesh;
 pub mod registry;
 pub mod running;
+pub mod traces;
 pub mod world;
 
 use std::path::{Path, PathBuf};

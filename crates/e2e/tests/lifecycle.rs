@@ -2,53 +2,13 @@
 #![cfg(test)]
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use e2e::mesh::{Mesh, kubectls, processes_of, told};
 use e2e::running::Running;
-
-/// Everything of one mesh that a look at the machine can find.
-fn traces(mesh: &Mesh) -> BTreeSet<String> {
-    let id = mesh.id();
-    let mut found = BTreeSet::new();
-    for line in fs::read_to_string("/proc/self/mountinfo").unwrap().lines() {
-        if line.contains(&format!("/run/tidegate/{id}")) || line.contains(&mesh.data_dir().display().to_string()) {
-            found.insert(format!("mount {line}"));
-        }
-    }
-    for entry in fs::read_dir("/sys/class/net").unwrap() {
-        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
-        if name.contains(&id) {
-            found.insert(format!("link {name}"));
-        }
-    }
-    let run = Path::new("/run/tidegate").join(&id);
-    if run.exists() {
-        found.insert(format!("directory {}", run.display()));
-    }
-    for (pid, words) in processes_of(&mesh.data_dir()) {
-        found.insert(format!("process {pid} {words}"));
-    }
-    for folder in cgroups(Path::new("/sys/fs/cgroup"), &id) {
-        found.insert(format!("cgroup {}", folder.display()));
-    }
-    found
-}
-
-fn cgroups(folder: &Path, id: &str) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let folders = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir() && !path.is_symlink());
-    folders
-        .flat_map(|path| {
-            let ours = path.file_name().is_some_and(|name| name.to_string_lossy().contains(id));
-            let mut below = cgroups(&path, id);
-            below.extend(ours.then_some(path));
-            below
-        })
-        .collect()
-}
+use e2e::traces::traces;
+use e2e::world::World;
 
 fn deploy(mesh: &Mesh) {
     let script = r#"set -e
@@ -204,4 +164,37 @@ fn a_hang_up_ends_the_mesh_of_the_foreground_as_ctrl_c_does() {
         assert_eq!(code, Some(0), "{signal:?}: {said}");
         assert_eq!(traces(&mesh), BTreeSet::new(), "{signal:?}");
     }
+}
+
+#[test]
+fn two_meshes_side_by_side_have_nothing_to_do_with_each_other() {
+    let (one, other) = (World::new(), World::new());
+    let deny = |who: &str, port: u16| {
+        format!(
+            "{{selector: {{matchLabels: {{app: server}}}}, action: DENY, rules: [{{from: [{{source: {{serviceAccounts: [{who}]}}}}], \
+             to: [{{operation: {{ports: ['{port}']}}}}]}}]}}"
+        )
+    };
+    one.policy("foo/p", &deny("alice", 9000));
+    other.policy("foo/p", &deny("bob", 9001));
+    let gets = |world: &World| [world.who_gets(9000), world.who_gets(9001)];
+    let of_one = ["bob carol dave host", "alice bob carol dave host"];
+    let of_other = ["alice bob carol dave host", "alice carol dave host"];
+    assert_eq!(gets(&one), of_one);
+    assert_eq!(gets(&other), of_other);
+    // Nobody of one opens anything in the other, whatever either says.
+    for address in [other.address("server"), other.address_v6("server"), other.address("open")] {
+        let said = one.run(&format!("kubectl exec alice -- nc -w 3 {address} 9002 </dev/null"));
+        assert!(!said.status.success(), "{address}: {}", told(&said));
+    }
+    let there = traces(&other.mesh);
+    assert!(there.iter().any(|trace| trace.starts_with("process")), "{there:?}");
+    assert!(one.mesh.tidegate(&["down"]).status.success());
+    assert_eq!(traces(&one.mesh), BTreeSet::new());
+    assert_eq!(traces(&other.mesh), there);
+    assert_eq!(gets(&other), of_other);
+    other.policy("foo/p", &deny("alice", 9000));
+    assert_eq!(gets(&other), of_one);
+    assert!(one.mesh.tidegate(&["up", "--detach"]).status.success());
+    assert_eq!(gets(&other), of_one);
 }

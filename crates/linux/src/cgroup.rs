@@ -4,6 +4,7 @@
 //! they are found again by name, whoever looks and from whatever group. A controller that cannot be used is no error: what
 //! it would have bounded is not bounded, and that is said.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -184,6 +185,16 @@ pub fn remove(parent: &str, child: Option<&str>) -> Result<(), Error> {
         remove_folder(&above)?;
     }
     Ok(())
+}
+
+/// The names of the children of a parent, in whichever hierarchy they are.
+pub fn children(parent: &str) -> Result<BTreeSet<String>, Error> {
+    let mut found = BTreeSet::new();
+    for hierarchy in mounted()? {
+        let folders = folders(&hierarchy.root.join(parent))?;
+        found.extend(folders.iter().filter_map(|folder| Some(folder.file_name()?.to_str()?.to_owned())));
+    }
+    Ok(found)
 }
 
 fn folders(above: &Path) -> Result<Vec<PathBuf>, Error> {

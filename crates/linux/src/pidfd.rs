@@ -27,8 +27,12 @@ pub struct PidFd {
 impl ProcessId {
     /// Who has this number now, none if nobody.
     pub fn of(pid: u32) -> Option<Self> {
-        let line = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-        Some(Self { pid, start: start_of(&line)? })
+        stat(pid).map(|(_, start)| Self { pid, start })
+    }
+
+    /// The number of its parent, none if it is gone.
+    pub fn parent(self) -> Option<u32> {
+        stat(self.pid).filter(|(_, start)| *start == self.start).map(|(parent, _)| parent)
     }
 
     /// A handle, none if that process is gone.
@@ -43,6 +47,12 @@ impl ProcessId {
         // Asked after the handle is held: equal start times mean that the handle is that process's.
         Ok((Self::of(self.pid) == Some(self)).then_some(PidFd { handle }))
     }
+}
+
+/// The parent and the start time of whoever has this number.
+fn stat(pid: u32) -> Option<(u32, u64)> {
+    let line = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    Some((parent_of(&line)?, start_of(&line)?))
 }
 
 impl PidFd {
@@ -88,10 +98,20 @@ impl AsFd for PidFd {
 
 /// The start time in a line of `/proc/PID/stat`.
 pub(crate) fn start_of(line: &[u8]) -> Option<u64> {
+    field(line, 19)?.parse().ok()
+}
+
+/// The number of the parent in such a line.
+fn parent_of(line: &[u8]) -> Option<u32> {
+    field(line, 1)?.parse().ok()
+}
+
+/// A field of such a line, counted from the state on.
+fn field(line: &[u8], number: usize) -> Option<&str> {
     // The second field, the name, is the process's own choice, and may hold anything, brackets and bytes that are no text
     // included: what counts is after the last bracket.
     let rest = line.rsplit(|&byte| byte == b')').next().filter(|rest| rest.len() < line.len())?;
-    std::str::from_utf8(rest).ok()?.split_ascii_whitespace().nth(19)?.parse().ok()
+    std::str::from_utf8(rest).ok()?.split_ascii_whitespace().nth(number)
 }
 
 fn failed(doing: String, errno: rustix::io::Errno) -> Error {
@@ -134,9 +154,11 @@ mod tests {
             let mut child = Command::new(&program).arg("100").spawn().unwrap();
             let id = ProcessId::of(child.id());
             let handle = id.and_then(|id| id.open().unwrap());
+            let parent = id.and_then(ProcessId::parent);
             child.kill().unwrap();
             child.wait().unwrap();
             assert!(handle.is_some(), "{}: {id:?}", name.escape_ascii());
+            assert_eq!(parent, Some(std::process::id()), "{}", name.escape_ascii());
         }
     }
 }

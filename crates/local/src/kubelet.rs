@@ -23,16 +23,19 @@ use crate::runtime::Runtime;
 use view::PodView;
 
 mod access;
+mod adopt;
 mod container;
 mod image;
 pub(crate) mod plan;
 mod pod;
 pub(crate) mod probe;
 mod report;
+mod stored;
 mod view;
 mod volumes;
 
 pub use access::{LogStream, Logs, since};
+pub use adopt::Adoption;
 
 /// A future that a hook returns.
 pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -44,6 +47,8 @@ pub struct Hooks {
     pub attach: LinkHook,
     /// Lets go of a pod's link after its last process.
     pub detach: LinkHook,
+    /// Resets connections with the addresses of a link that is taken away without having been attached here.
+    pub sever: SeverHook,
     /// Whether nothing knows the addresses of a link any more, once the pod's object is gone.
     pub dropped: DroppedHook,
     /// Writes to the store, as the system.
@@ -60,6 +65,8 @@ pub struct Hooks {
 
 /// Does something with a pod's link.
 pub type LinkHook = Arc<dyn Fn(Arc<Object>, PodLink) -> Boxed<Result<(), String>> + Send + Sync>;
+/// Resets what is connected with a link.
+pub type SeverHook = Arc<dyn Fn(PodLink) -> Boxed<Result<(), String>> + Send + Sync>;
 /// Says whether the addresses of a link are known nowhere any more.
 pub type DroppedHook = Arc<dyn Fn(PodLink) -> Boxed<bool> + Send + Sync>;
 /// Writes to the store.
@@ -89,6 +96,8 @@ struct Inner {
     runtime: Runtime,
     hooks: Hooks,
     pods: Mutex<HashMap<String, Entry>>,
+    /// Pods that live on from an earlier kubelet, until they are observed.
+    adopted: Mutex<HashMap<String, adopt::Adopted>>,
     /// Counts what may let a start succeed that has failed: configuration that came, an address that became free.
     new: watch::Sender<u64>,
     images: Store,
@@ -100,6 +109,10 @@ struct Inner {
 impl Inner {
     fn tell_new(&self) {
         self.new.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn take_adopted(&self, uid: &str) -> Option<adopt::Adopted> {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner).remove(uid)
     }
 }
 
@@ -125,6 +138,7 @@ impl Kubelet {
                 runtime,
                 hooks,
                 pods: Mutex::default(),
+                adopted: Mutex::default(),
                 new,
                 images,
                 images_new,
@@ -190,13 +204,22 @@ impl Kubelet {
             return;
         }
         let mut pods = self.pods();
+        if self.inner.runtime.is_closed() {
+            // What has been left is another kubelet's.
+            return;
+        }
         if let Some(entry) = pods.get(pod.uid()) {
             entry.object.send_replace(Arc::clone(pod));
             return;
         }
+        let adopted = self.inner.take_adopted(pod.uid());
+        let mut view = PodView::of(pod, &self.inner.hooks);
+        if adopted.is_some() || stored::is_over(pod) {
+            stored::restore(&mut view, pod, &pod::log_dir(&self.inner, pod));
+        }
         let (object, objects) = watch::channel(Arc::clone(pod));
-        let (views, view) = watch::channel(PodView::of(pod, &self.inner.hooks));
-        let task = tokio::spawn(pod::run(Arc::clone(&self.inner), objects, views));
+        let (views, view) = watch::channel(view);
+        let task = tokio::spawn(pod::run(Arc::clone(&self.inner), objects, views, adopted));
         pods.insert(pod.uid().to_owned(), Entry { object, view, task });
     }
 

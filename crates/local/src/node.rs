@@ -130,6 +130,11 @@ impl Node {
         })
     }
 
+    /// Whether `up` would adopt a living node.
+    pub fn lives_on(settings: &NodeSettings) -> bool {
+        lay::adopt(settings).is_some()
+    }
+
     /// Removes everything that `up` and `pod_link` made, with or without a daemon, whole or half made; nothing else.
     ///
     /// Processes inside pods are not ended here: end them first, they would keep their namespaces alive (without link).

@@ -4,6 +4,7 @@
 //!
 //! Not here: which container is to run when (`kubelet`), network namespaces (`node`), images.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
@@ -11,8 +12,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use linux::error::with_causes;
-use linux::mount;
 use linux::pidfd::ProcessId;
+use linux::{mount, sysctl};
 use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 use tokio::process::Child;
@@ -20,16 +21,21 @@ use tokio::process::Child;
 use crate::Error;
 
 mod account;
+pub mod adopt;
 mod bounds;
 pub mod exec;
 mod inside;
 pub mod logs;
 mod memory;
+mod parent;
+mod remove;
 mod rootfs;
 mod shim;
 pub mod spec;
 
-use spec::{ContainerSpec, Exit, PodSpec, Recorded};
+use parent::Parent;
+pub use remove::{remove_all, remove_all_but};
+use spec::{ContainerSpec, Exit, PodRecord, PodSpec, Recorded};
 
 const SANDBOX: &str = "pod-sandbox";
 const PAUSE: &str = "pod-pause";
@@ -37,20 +43,24 @@ const SHIM: &str = "pod-shim";
 const INIT: &str = "pod-init";
 const ENTER: &str = "pod-enter";
 
-/// Records of a pod and of one run of a container.
+/// Records of a pod: what it was started for, its parent and its first process.
+const RECORD_POD: &str = "pod.json";
+const RECORD_PARENT: &str = "parent.json";
 const RECORD_SANDBOX: &str = "sandbox.json";
+/// Records of one run of a container: what it was started for, its parent, its program, and how it ended or why it never
+/// began.
 const RECORD_SPEC: &str = "spec.json";
-const RECORD_STATE: &str = "state.json";
 const RECORD_SHIM: &str = "shim.json";
+const RECORD_STATE: &str = "state.json";
 const RECORD_EXIT: &str = "exit.json";
+const RECORD_FAILED: &str = "failed.json";
+/// Raised whenever a record changes its meaning: pods whose records are of another version are not taken over.
+const RECORDS: u32 = 1;
 /// The empty directory that a container's root is built on, in a mount namespace of its own.
 const SCRATCH: &str = "root";
 
 /// How long a killed process may take to be gone: the kernel frees the memory of a pod in well under a second.
 const END_BOUND: Duration = Duration::from_secs(10);
-
-/// Looks for processes of pods until none is found. Three generations start one another: parent, first process, program.
-const LOOKS_MAX: usize = 8;
 
 /// Longest complaint of a part of a pod that is passed on.
 const COMPLAINT_MAX: u64 = 4096;
@@ -89,8 +99,10 @@ impl Program {
 /// The namespaces of a running pod. Dropping it ends nothing.
 #[derive(Debug)]
 pub struct Sandbox {
-    parent: Child,
+    parent: Parent,
     first: ProcessId,
+    /// Stands among the arguments of the parents of this pod: a process with its number and without it is another's.
+    token: String,
     directory: PathBuf,
     run_dir: PathBuf,
     uid: String,
@@ -101,7 +113,7 @@ pub struct Sandbox {
 /// One run of a container. Dropping it ends nothing.
 #[derive(Debug)]
 pub struct Running {
-    parent: Child,
+    parent: Parent,
     directory: PathBuf,
 }
 
@@ -138,6 +150,11 @@ impl Runtime {
         *self.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
+    /// Whether nothing is started any more.
+    pub fn is_closed(&self) -> bool {
+        *self.closed.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn spawn(&self, command: &mut tokio::process::Command) -> io::Result<Child> {
         let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
         if *closed { Err(io::Error::other("the mesh is going down")) } else { command.spawn() }
@@ -167,15 +184,26 @@ impl Runtime {
         let (run_dir, name, wanted) = (self.run_dir.clone(), uid.to_owned(), pod.bounds);
         let made = tokio::task::spawn_blocking(move || bounds::make(&run_dir, &name, wanted)).await;
         let made = made.map_err(|error| inside::started("a pod", &error.into()))?;
+        let record = PodRecord {
+            version: RECORDS,
+            boot: boot()?,
+            token: token()?,
+            groups: made.folders,
+            lacks: made.lacks,
+            kept: pod.kept.clone(),
+        };
+        spec::write(&directory.join(RECORD_POD), &record)?;
         let mut command = self.part(SANDBOX)?;
-        command.arg("--pod").arg(&directory).arg("--netns").arg(netns).arg("--host-name").arg(host_name);
+        command.arg("--pod").arg(&directory).arg("--token").arg(&record.token);
+        command.arg("--netns").arg(netns).arg("--host-name").arg(host_name);
         for (name, bytes) in &pod.memory {
             command.arg("--memory").arg(format!("{bytes}:{name}"));
         }
-        let parent = self.begin(command, "a pod").await?;
+        let parent = Parent::Own(self.begin(command, "a pod").await?);
         let first = spec::read::<Recorded>(&directory.join(RECORD_SANDBOX))?.into();
+        let PodRecord { token, groups, lacks, .. } = record;
         let (run_dir, uid) = (self.run_dir.clone(), uid.to_owned());
-        Ok(Sandbox { parent, first, directory, run_dir, uid, groups: made.folders, lacks: made.lacks })
+        Ok(Sandbox { parent, first, token, directory, run_dir, uid, groups, lacks })
     }
 
     /// Runs a container in a pod: the `attempt`th run of that name. Returns when its program runs, and serves if it
@@ -192,12 +220,15 @@ impl Runtime {
         let spec = ContainerSpec { groups: sandbox.groups.clone(), program: self.program.path.clone(), ..spec.clone() };
         spec::write(&directory.join(RECORD_SPEC), &spec)?;
         let mut command = self.part(SHIM)?;
-        command.arg("--pod").arg(&sandbox.directory).arg("--run").arg(&directory);
-        let parent = self.begin(command, "a container").await?;
-        if let Some(id) = parent.id().and_then(ProcessId::of) {
-            spec::write(&directory.join(RECORD_SHIM), &Recorded::from(id))?;
+        command.arg("--pod").arg(&sandbox.directory).arg("--run").arg(&directory).arg("--token").arg(&sandbox.token);
+        match self.begin(command, "a container").await {
+            Ok(parent) => Ok(Running { parent: Parent::Own(parent), directory }),
+            Err(error) => {
+                let failed = adopt::Failed::now(with_causes(&error));
+                spec::write(&directory.join(RECORD_FAILED), &failed)?;
+                Err(error)
+            }
         }
-        Ok(Running { parent, directory })
     }
 
     /// Starts a part of a pod and waits for its word that all is well.
@@ -224,6 +255,11 @@ impl Runtime {
     /// Ends every process and removes every record of this mesh's pods.
     pub fn remove_all(&self) -> Result<(), Error> {
         remove_all(&self.run_dir, &self.data_dir)
+    }
+
+    /// The same of all pods but those with these uids.
+    pub fn remove_all_but(&self, kept: &BTreeSet<String>) -> Result<(), Error> {
+        remove_all_but(&self.run_dir, &self.data_dir, kept)
     }
 }
 
@@ -280,64 +316,6 @@ impl Running {
     }
 }
 
-/// Ends every process of the mesh's pods and removes their records, with or without a daemon.
-///
-/// Ours are: the first process of each recorded pod, by number and start time, with which the kernel ends the whole
-/// pod; and parents of pods and containers, by their arguments, which name the data directory.
-pub fn remove_all(run_dir: &Path, data_dir: &Path) -> Result<(), Error> {
-    let directory = pods(run_dir);
-    let recorded = match std::fs::read_dir(&directory) {
-        Ok(listed) => listed.flatten().map(|entry| entry.path()).collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(source) => return Err(Error::File { doing: "list", path: directory, source }),
-    };
-    let mut ours: Vec<ProcessId> = recorded
-        .iter()
-        .filter_map(|pod| spec::read::<Recorded>(&pod.join(RECORD_SANDBOX)).ok().map(ProcessId::from))
-        .collect();
-    // One that is just being started may not be seen in the first look; its parent, which starts no more, is.
-    for _ in 0..LOOKS_MAX {
-        ours.extend(parts(data_dir)?);
-        let handles: Vec<_> = ours.drain(..).map(open).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-        if handles.is_empty() {
-            break;
-        }
-        for process in &handles {
-            inside::kernel("end a pod", process.signal(Signal::KILL))?;
-        }
-        handles.iter().try_for_each(await_end_of)?;
-    }
-    bounds::remove_all(run_dir)?;
-    if directory.exists() { remove_directory(&directory) } else { Ok(()) }
-}
-
-/// The parts of pods whose arguments name this data directory and that run as the caller's user.
-fn parts(data_dir: &Path) -> Result<Vec<ProcessId>, Error> {
-    use std::os::unix::ffi::OsStrExt;
-    use std::os::unix::fs::MetadataExt;
-    let listed =
-        std::fs::read_dir("/proc").map_err(|source| Error::File { doing: "list", path: "/proc".into(), source })?;
-    let user = rustix::process::geteuid().as_raw();
-    let mut found = Vec::new();
-    for entry in listed.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // Identity first: arguments read afterwards are of this process, or it is gone and will not be found by it.
-        let Some(id) = ProcessId::of(pid) else { continue };
-        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        let mut arguments = line.split(|&byte| byte == 0).skip(1);
-        let is_part = arguments
-            .next()
-            .is_some_and(|name| [SANDBOX, PAUSE, SHIM, INIT, ENTER].iter().any(|part| part.as_bytes() == name));
-        let is_ours =
-            arguments.next() == Some(b"--data-dir") && arguments.next() == Some(data_dir.as_os_str().as_bytes());
-        let is_own = std::fs::metadata(entry.path()).is_ok_and(|process| process.uid() == user);
-        if is_part && is_ours && (is_own || user == 0) {
-            found.push(id);
-        }
-    }
-    Ok(found)
-}
-
 /// The recorded parents of a pod's containers.
 fn shims(pod: &Path) -> Vec<ProcessId> {
     let below = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -361,6 +339,24 @@ fn await_end_of(process: &linux::pidfd::PidFd) -> Result<(), Error> {
 
 fn pods(run_dir: &Path) -> PathBuf {
     run_dir.join("processes")
+}
+
+/// Told apart from every other boot of this machine, after which numbers and start times mean nothing.
+fn boot() -> Result<String, Error> {
+    inside::kernel("tell this boot from others", sysctl::read("kernel/random/boot_id"))
+}
+
+/// 128 random bits: nothing that starts by chance has the same among its arguments.
+fn token() -> Result<String, Error> {
+    use std::fmt::Write;
+    let mut bytes = [0_u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| inside::started("a pod", &errno.into()))?;
+    Ok(bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    }))
 }
 
 fn open(id: ProcessId) -> Result<Option<linux::pidfd::PidFd>, Error> {

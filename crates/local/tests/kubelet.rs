@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod kubelet {
+    mod adoption;
     mod harness;
     mod pods;
     mod waiting;

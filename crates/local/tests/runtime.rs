@@ -163,7 +163,8 @@ async fn a_fork_bomb_leaves_the_machine_and_other_pods_usable() {
 async fn memory_of_a_pod_ends_at_its_bound_and_files_in_memory_at_theirs() {
     let place = Place::new();
     let bounds = Bounds { processes: 100, memory_bytes: 64 << 20 };
-    let spec = PodSpec { bounds, memory: vec![("scratch".into(), 4 << 20), ("other".into(), 1 << 20)] };
+    let spec =
+        PodSpec { bounds, memory: vec![("scratch".into(), 4 << 20), ("other".into(), 1 << 20)], ..PodSpec::default() };
     let sandbox = place.runtime.start_sandbox("pod-1", &place.netns, "h", &spec).await.unwrap();
     let mut eater = place.shell("");
     eater.command = ["tail", "/dev/zero"].map(str::to_owned).to_vec();

@@ -30,7 +30,7 @@ pub(super) fn kubelet_hooks(
     objects: Arc<RwLock<Objects>>,
     settled: watch::Receiver<u64>,
 ) -> Hooks {
-    let (detaching, dropping) = (dataplane.clone(), dataplane.clone());
+    let (detaching, severing, dropping) = (dataplane.clone(), dataplane.clone(), dataplane.clone());
     Hooks {
         attach: Arc::new(move |pod, link| {
             let (dataplane, net) = (dataplane.clone(), pod_net(&pod, &link));
@@ -40,9 +40,12 @@ pub(super) fn kubelet_hooks(
             let (dataplane, workload) = (detaching.clone(), workload_of(&pod));
             Box::pin(async move { dataplane.detach(&workload).await.map_err(|error| with_causes(&error)) })
         }),
+        sever: Arc::new(move |link| {
+            let dataplane = severing.clone();
+            Box::pin(async move { dataplane.sever(addresses_of(&link)).await.map_err(|error| with_causes(&error)) })
+        }),
         dropped: Arc::new(move |link| {
-            let dataplane = dropping.clone();
-            let addresses = vec![link.v4.into(), link.v6.into(), link.alias_v4.into(), link.alias_v6.into()];
+            let (dataplane, addresses) = (dropping.clone(), addresses_of(&link));
             Box::pin(async move {
                 // What cannot be shown is not so: the addresses rest.
                 dataplane.has_dropped(addresses).await.unwrap_or(false)
@@ -57,6 +60,10 @@ pub(super) fn kubelet_hooks(
         is_virtual: Arc::new(control::inject::is_virtual),
         virtual_logs: Arc::new(|_, _| None),
     }
+}
+
+fn addresses_of(link: &PodLink) -> Vec<IpAddr> {
+    vec![link.v4.into(), link.v6.into(), link.alias_v4.into(), link.alias_v6.into()]
 }
 
 fn workload_of(pod: &Object) -> WorkloadId {

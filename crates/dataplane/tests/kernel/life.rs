@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dataplane::{Dataplane, Error, NodeNet, PodNet};
 use linux::netlink::{Protocol, Socket};
@@ -155,6 +156,49 @@ fn a_connection_left_open_by_a_kill_between_change_and_reset_is_found_at_the_nex
     let report = next.enforce(&[("foo", "p", deny("server", &["foo/client"], &[]))]);
     assert_eq!(report.workloads[server.id()].resets, 1);
     assert!(is_reset(&mut stream));
+}
+
+#[test]
+fn while_the_next_process_takes_over_no_first_packet_is_lost_and_none_gets_in_that_may_not() {
+    let mut bed = Bed::new();
+    let (server, friend, enemy) = (bed.pod("foo", "server"), bed.pod("foo", "friend"), bed.pod("foo", "enemy"));
+    let others: Vec<_> = (0..12).map(|number| bed.pod("bar", &format!("other-{number}"))).collect();
+    let echo = serve(&server, 9000);
+    let policy = || [("foo", "p", deny("server", &["foo/enemy"], &[]))];
+    bed.enforce(&policy());
+    let mut next = Bed::new();
+    std::mem::swap(&mut next.mesh, &mut bed.mesh);
+    bed.detach_observers();
+    let forged = bed.forged();
+    let stop = AtomicBool::new(false);
+    let (tried, refused) = std::thread::scope(|scope| {
+        let knock = |client: &'_ Pod, is_let_in: bool| {
+            let mut count = 0_usize;
+            while !stop.load(Ordering::Relaxed) || count == 0 {
+                for to in server.both(9000) {
+                    let connected = client.connect(to);
+                    assert_eq!(connected.is_ok(), is_let_in, "{to}: {connected:?}");
+                    count += 1;
+                }
+            }
+            count
+        };
+        let (good, bad) = (scope.spawn(|| knock(&friend, true)), scope.spawn(|| knock(&enemy, false)));
+        for _ in 0..5 {
+            let (sender, _records) = mpsc::channel(16);
+            next.dataplane = next.runtime.block_on(Dataplane::start(bed.node.clone(), sender)).unwrap();
+            for pod in [&server, &friend, &enemy].into_iter().chain(&others) {
+                next.attach(pod);
+            }
+            let report = next.enforce(&policy());
+            assert!(report.workloads.values().all(|one| one.trouble.is_none()), "{report:?}");
+        }
+        stop.store(true, Ordering::Relaxed);
+        (good.join().unwrap(), bad.join().unwrap())
+    });
+    assert!(tried > 50 && refused > 50, "{tried} and {refused} tries");
+    assert_eq!(bed.forged(), forged, "packets that the guard dropped");
+    super::harness::wait_until("all are counted", || echo.accepted() == tried);
 }
 
 #[test]

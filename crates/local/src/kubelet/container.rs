@@ -1,7 +1,8 @@
 //! One container from its first start to its last end.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::Object;
@@ -12,11 +13,13 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::adopt::{self, KeptRun, LastRun};
 use super::probe::Probe;
 use super::view::{ContainerView, PodView, Role, State};
 use super::{Inner, image, plan, pod};
 use crate::images::Image;
-use crate::runtime::spec::{Exit, Link};
+use crate::runtime::adopt::{RunLeft, RunState};
+use crate::runtime::spec::{ContainerSpec, Exit, Link};
 use crate::runtime::{Running, Sandbox};
 
 /// Wait before the first restart; doubled for each one after it (Kubernetes).
@@ -44,9 +47,20 @@ pub(super) struct Shared {
     /// Cancelled when the pod is to end; the time it is given is in `grace`.
     pub(super) ending: CancellationToken,
     pub(super) grace: watch::Receiver<Duration>,
+    /// Runs of containers from before this kubelet, until their container has them.
+    pub(super) left: Mutex<BTreeMap<String, Vec<RunLeft>>>,
 }
 
 impl Shared {
+    fn last_run(&self, name: &str) -> Option<LastRun> {
+        let runs = self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(name)?;
+        adopt::last_run(runs)
+    }
+
+    fn id(&self, name: &str, attempt: u32) -> String {
+        format!("tidegate://{}/{name}/{attempt}", self.pod.uid())
+    }
+
     pub(super) fn change(&self, name: &str, change: impl FnOnce(&mut ContainerView)) {
         self.views.send_modify(|view| {
             if let Some(container) = view.containers.iter_mut().find(|container| container.name == name) {
@@ -65,48 +79,62 @@ impl Shared {
 /// well.
 pub(super) async fn run(shared: Arc<Shared>, manifest: Value, role: Role) -> bool {
     let name = manifest.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let mut back_off = BACK_OFF_FIRST;
-    let mut told = image::Told::default();
+    let mut before = shared.last_run(&name);
+    let mut back_off = before.as_ref().map_or(BACK_OFF_FIRST, |run| run.back_off);
+    let mut told = image::Told::of(before.is_some());
     // Counts runs: what is waited for before one is none.
-    let mut attempt = 0;
+    let mut attempt = before.as_ref().map_or(0, |run| run.attempt);
     loop {
         // Before the try: what comes during it is not missed.
         let mut new = shared.inner.new.subscribe();
-        let Some(image) = image::wait(&shared, &manifest, &name, &mut told).await else { return false };
-        let begun = tokio::time::Instant::now();
-        let outcome = once(&shared, &manifest, &name, attempt, &image).await;
+        let Ended { exit, ran, ago } = if let Some(run) = before.take() {
+            go_on(&shared, &manifest, &name, run).await
+        } else {
+            let Some(image) = image::wait(&shared, &manifest, &name, &mut told).await else { return false };
+            once(&shared, &manifest, &name, (attempt, back_off), &image).await
+        };
         if shared.ending.is_cancelled() {
             return false;
         }
-        let well = outcome.is_some_and(|exit| exit.code == 0);
+        let well = exit.is_some_and(|exit| exit.code == 0);
         let policy = if role == Role::Sidecar { "Always" } else { shared.pod.str_at("/spec/restartPolicy") };
         let again = match policy {
-            "Never" => outcome.is_none(),
+            "Never" => exit.is_none(),
             "OnFailure" => !well,
             _ => !(well && role == Role::Init),
         };
         if !again {
             return well;
         }
-        if begun.elapsed() >= WELL_AFTER {
+        if ran >= WELL_AFTER {
             back_off = BACK_OFF_FIRST;
         }
         // The first restart after a run comes at once, as Kubernetes has it.
-        if attempt > 0 || outcome.is_none() {
-            wait_before_restart(&shared, &name, back_off, outcome.is_some(), &mut new).await;
+        if attempt > 0 || exit.is_none() {
+            wait_before_restart(&shared, &name, (back_off, ago), exit.is_some(), &mut new).await;
             back_off = (back_off * 2).min(BACK_OFF_MAX);
         }
         if shared.ending.is_cancelled() {
             return false;
         }
-        attempt += u32::from(outcome.is_some());
+        attempt += u32::from(exit.is_some());
     }
+}
+
+/// How a run came to its end.
+struct Ended {
+    /// None if it could not be begun.
+    exit: Option<Exit>,
+    /// How long it ran.
+    ran: Duration,
+    /// How long ago it ended, which nobody may have watched.
+    ago: Duration,
 }
 
 async fn wait_before_restart(
     shared: &Shared,
     name: &str,
-    back_off: Duration,
+    (back_off, over): (Duration, Duration),
     ran: bool,
     new: &mut watch::Receiver<u64>,
 ) {
@@ -131,14 +159,27 @@ async fn wait_before_restart(
         .container(name)
         .is_some_and(|view| matches!(&view.state, State::Waiting { reason, .. } if reason == CONFIG_ERROR));
     tokio::select! {
-        () = tokio::time::sleep(back_off) => {} // timer: the back-off itself
+        () = tokio::time::sleep(back_off.saturating_sub(over)) => {} // timer: the back-off itself
         Ok(()) = new.changed(), if lacks_configuration => {}
         () = shared.ending.cancelled() => {}
     }
 }
 
-/// One run; none if it could not be started.
-async fn once(shared: &Arc<Shared>, manifest: &Value, name: &str, attempt: u32, image: &Image) -> Option<Exit> {
+/// One run, with the wait after it.
+async fn once(shared: &Arc<Shared>, manifest: &Value, name: &str, run: (u32, Duration), image: &Image) -> Ended {
+    let begun = tokio::time::Instant::now();
+    let exit = begin(shared, manifest, name, run, image).await;
+    Ended { exit, ran: begun.elapsed(), ago: Duration::ZERO }
+}
+
+/// A run from its beginning; none if it could not be started.
+async fn begin(
+    shared: &Arc<Shared>,
+    manifest: &Value,
+    name: &str,
+    (attempt, back_off): (u32, Duration),
+    image: &Image,
+) -> Option<Exit> {
     let log = log_path(shared, name, attempt);
     let around = plan::Surroundings {
         addresses: &shared.addresses,
@@ -147,40 +188,99 @@ async fn once(shared: &Arc<Shared>, manifest: &Value, name: &str, attempt: u32, 
         links: &shared.links,
         data_dir: shared.inner.runtime.data_dir(),
     };
+    let stop = image::stop_signal(image);
     let spec = match plan::container(&shared.pod, manifest, image, &around, &shared.volumes, &log) {
-        Ok(spec) => spec,
+        Ok(spec) => ContainerSpec { kept: kept(image, stop, back_off), ..spec },
         Err(why) => {
             shared.change(name, |view| view.state = State::waiting(CONFIG_ERROR, &why));
             shared.tell("Warning", "Failed", &format!("Error: {why}")).await;
             return None;
         }
     };
-    let id = format!("tidegate://{}/{name}/{attempt}", shared.pod.uid());
+    let id = shared.id(name, attempt);
     match shared.inner.runtime.start_container(&shared.sandbox, name, attempt, &spec).await {
         Ok(running) => {
             shared.tell("Normal", "Created", &format!("Created container {name}")).await;
             shared.tell("Normal", "Started", &format!("Started container {name}")).await;
-            let stop = image::stop_signal(image);
-            Some(live(shared, manifest, name, Run { attempt, id, image: image.id.clone(), log, stop, running }).await)
+            let since = Timestamp::now();
+            let run = Run { attempt, id, image: image.id.clone(), log, stop, running, since };
+            Some(live(shared, manifest, name, run).await)
         }
         Err(error) => {
             let why = linux::error::with_causes(&error);
             shared.tell("Warning", "Failed", &format!("Error: {why}")).await;
-            let now = Timestamp::now();
-            shared.change(name, |view| {
-                view.restarts = attempt;
-                view.state = State::Terminated {
-                    code: 128,
-                    signal: None,
-                    reason: "StartError".into(),
-                    message: why,
-                    since: now,
-                    until: now,
-                    id,
-                };
-            });
-            Some(Exit { code: 128, signal: None, finished_ms: now.as_millisecond(), out_of_memory: false })
+            Some(never_began(shared, name, (attempt, id), why, Timestamp::now()))
         }
+    }
+}
+
+/// What is recorded of a run for whoever takes it over.
+fn kept(image: &Image, stop: Signal, back_off: Duration) -> Value {
+    let back_off_ms = u64::try_from(back_off.as_millis()).unwrap_or(u64::MAX);
+    let began_ms = Timestamp::now().as_millisecond();
+    let kept = KeptRun { image: image.id.clone(), began_ms, back_off_ms, stop: stop.as_raw() };
+    // Four plain fields: nothing of them cannot be written.
+    serde_json::to_value(kept).unwrap_or_default()
+}
+
+/// A run that could not be started counts as one that failed.
+fn never_began(shared: &Shared, name: &str, (attempt, id): (u32, String), why: String, when: Timestamp) -> Exit {
+    shared.change(name, |view| {
+        view.restarts = attempt;
+        let reason = "StartError".to_owned();
+        view.state = State::Terminated { code: 128, signal: None, reason, message: why, since: when, until: when, id };
+    });
+    Exit { code: 128, signal: None, finished_ms: when.as_millisecond(), out_of_memory: false }
+}
+
+/// A run that was begun before this kubelet, from where it is.
+async fn go_on(shared: &Arc<Shared>, manifest: &Value, name: &str, run: LastRun) -> Ended {
+    let LastRun { attempt, image, began, stop, log, log_before, state, .. } = run;
+    let id = shared.id(name, attempt);
+    shared.change(name, |view| {
+        view.log = Some(log.clone());
+        view.log_before = log_before;
+    });
+    let watched = matches!(state, RunState::Live(_));
+    let exit = match state {
+        RunState::Live(running) => {
+            live(shared, manifest, name, Run { attempt, id, image, log, stop, running, since: began }).await
+        }
+        RunState::Ended(exit) => {
+            shared.change(name, |view| {
+                (view.ready, view.has_started, view.restarts) = (false, false, attempt);
+                view.image_id = image;
+                // As it was told, if it was.
+                let told = matches!(&view.state, State::Terminated { id: told, .. } if *told == id);
+                if !told {
+                    view.state = terminated(&exit, began, id, true);
+                }
+            });
+            exit
+        }
+        RunState::Failed(failed) => {
+            let when = Timestamp::from_millisecond(failed.at_ms).unwrap_or_default();
+            never_began(shared, name, (attempt, id), failed.why, when)
+        }
+    };
+    let ago = if watched { Duration::ZERO } else { adopt::since(exit.finished(), Timestamp::now()) };
+    Ended { exit: Some(exit), ran: adopt::since(began, exit.finished()), ago }
+}
+
+fn terminated(exit: &Exit, since: Timestamp, id: String, ended_by_itself: bool) -> State {
+    let reason = match exit.code {
+        0 => "Completed",
+        _ if exit.out_of_memory && ended_by_itself => "OOMKilled",
+        _ => "Error",
+    };
+    State::Terminated {
+        code: exit.code,
+        signal: exit.signal,
+        reason: reason.into(),
+        message: String::new(),
+        since,
+        until: exit.finished(),
+        id,
     }
 }
 
@@ -192,24 +292,29 @@ struct Run {
     /// Asks it to end.
     stop: Signal,
     running: Running,
+    since: Timestamp,
 }
 
-/// From the start of a run to its end.
+/// From the start of a run, or from where it is, to its end.
 async fn live(shared: &Arc<Shared>, manifest: &Value, name: &str, mut run: Run) -> Exit {
-    let since = Timestamp::now();
     let has = |name: &str| Probe::of(manifest, name).is_some();
     let (has_readiness, has_startup) = (has("readinessProbe"), has("startupProbe"));
     shared.change(name, |view| {
-        if let State::Terminated { .. } = view.state {
-            view.last = Some(view.state.clone());
+        view.run = Some(run.running.directory().to_owned());
+        match &view.state {
+            // It goes on as it was told: ready or not, started or not.
+            State::Running { since: told, id } if *id == run.id => return run.since = *told,
+            State::Terminated { .. } => view.last = Some(view.state.clone()),
+            State::Running { .. } | State::Waiting { .. } => {}
         }
-        view.state = State::Running { since, id: run.id.clone() };
+        view.state = State::Running { since: run.since, id: run.id.clone() };
         view.restarts = run.attempt;
         view.has_started = !has_startup;
         view.ready = !has_readiness && !has_startup;
         view.image_id.clone_from(&run.image);
-        view.run = Some(run.running.directory().to_owned());
-        view.log_before = view.log.replace(run.log.clone());
+        if view.log.as_ref() != Some(&run.log) {
+            view.log_before = view.log.replace(run.log.clone());
+        }
     });
     let (unhealthy, mut killed) = watch::channel(None);
     let probes = tokio::spawn(watch_over(
@@ -247,20 +352,7 @@ async fn live(shared: &Arc<Shared>, manifest: &Value, name: &str, mut run: Run) 
         view.ready = false;
         view.has_started = false;
         view.run = None;
-        let reason = match exit.code {
-            0 => "Completed",
-            _ if exit.out_of_memory && ended_by_itself => "OOMKilled",
-            _ => "Error",
-        };
-        view.state = State::Terminated {
-            code: exit.code,
-            signal: exit.signal,
-            reason: reason.into(),
-            message: String::new(),
-            since,
-            until: exit.finished(),
-            id: run.id.clone(),
-        };
+        view.state = terminated(&exit, run.since, run.id.clone(), ended_by_itself);
     });
     exit
 }
@@ -292,7 +384,8 @@ async fn watch_over(
     run: PathBuf,
     unhealthy: watch::Sender<Option<&'static str>>,
 ) {
-    if let Some(startup) = Probe::of(&manifest, "startupProbe") {
+    let has_started = shared.views.borrow().container(&name).is_some_and(|view| view.has_started);
+    if let Some(startup) = Probe::of(&manifest, "startupProbe").filter(|_| !has_started) {
         if !watch_one(&shared, &name, &run, &startup, Kind::Startup).await {
             unhealthy.send_replace(Some("startup"));
             return;

@@ -28,9 +28,16 @@ struct Lack {
 }
 
 /// What is told of an image once, for all runs of a container.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Told {
     has_image: bool,
+}
+
+impl Told {
+    /// Of a container that has been run before or not.
+    pub(super) fn of(has_run: bool) -> Self {
+        Self { has_image: has_run }
+    }
 }
 
 /// The image of a container, when it is there; none if the pod is to end before that.

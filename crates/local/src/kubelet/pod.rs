@@ -1,7 +1,7 @@
 //! One pod from its link to its last process.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::{Object, Write};
@@ -12,8 +12,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::adopt::{self, Adopted};
 use super::container::{self, Shared};
-use super::view::{PodView, Role, State};
+use super::view::{ContainerView, PodView, Role, State};
 use super::{Inner, plan, report, volumes};
 use crate::ipam;
 use crate::node::PodLink;
@@ -25,15 +26,21 @@ const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// How long a pod may take to end if it does not say (Kubernetes).
 const GRACE_DEFAULT: u64 = 30;
 
-/// The life of a pod. `objects` ends when the object is gone from the store.
-pub(super) async fn run(inner: Arc<Inner>, mut objects: watch::Receiver<Arc<Object>>, views: watch::Sender<PodView>) {
+/// The life of a pod, or what is left of it if it lives on from an earlier kubelet. `objects` ends when the object is
+/// gone from the store.
+pub(super) async fn run(
+    inner: Arc<Inner>,
+    mut objects: watch::Receiver<Arc<Object>>,
+    views: watch::Sender<PodView>,
+    adopted: Option<Adopted>,
+) {
     let pod = Arc::clone(&objects.borrow());
     let ending = CancellationToken::new();
     let given = pod.at("/spec/terminationGracePeriodSeconds").as_u64().unwrap_or(GRACE_DEFAULT);
     let (grace, grace_left) = watch::channel(Duration::from_secs(given));
     let watcher = watch_end(&mut objects, &ending, &grace);
     let publisher = publish(&inner, &pod, &views);
-    let life = live(&inner, &pod, &views, &ending, grace_left);
+    let life = live(&inner, &pod, &views, &ending, grace_left, adopted);
     tokio::pin!(life);
     let freed = tokio::select! {
         // The life alone ends; the other two go on beside it.
@@ -150,10 +157,19 @@ async fn live(
     views: &watch::Sender<PodView>,
     ending: &CancellationToken,
     grace: watch::Receiver<Duration>,
+    adopted: Option<Adopted>,
 ) -> Option<PodLink> {
-    let is_virtual = |name: &str| (inner.hooks.is_virtual)(pod.value(), name);
-    if let Some(why) = plan::refusal(pod, is_virtual) {
-        tell(inner, pod, "Warning", "Refused", &why).await;
+    // Guarded once: what fails after that (a config map that is not there yet) is tried again on the same link.
+    let mut guarded = None;
+    if let Some(adopted) = adopted {
+        guarded = Some(adopted.link().clone());
+        let shared = adopt::shared(inner, pod, views, ending, grace.clone(), adopted);
+        if let Err(why) = to_the_end(shared).await {
+            fail_start(inner, pod, views, &why).await;
+        }
+    } else if views.borrow().over {
+        ending.cancelled().await;
+    } else if let Err(why) = admit(inner, pod).await {
         change(views, |view| {
             view.started = Some(Timestamp::now());
             view.failed = Some(("Refused".to_owned(), why));
@@ -161,15 +177,6 @@ async fn live(
         ending.cancelled().await;
         return None;
     }
-    let assigned = format!(
-        "Successfully assigned {}/{} to {}",
-        pod.namespace().unwrap_or("default"),
-        pod.name(),
-        crate::controllers::NODE_NAME
-    );
-    tell(inner, pod, "Normal", "Scheduled", &assigned).await;
-    // Guarded once: what fails after that (a config map that is not there yet) is tried again on the same link.
-    let mut guarded = None;
     let mut told = None;
     while !ending.is_cancelled() {
         // Before the try: what comes during it is not missed.
@@ -197,6 +204,23 @@ async fn live(
         drop(tokio::fs::remove_dir_all(directory).await);
     }
     freed
+}
+
+/// Says that the pod is to run here, or why it is refused.
+async fn admit(inner: &Inner, pod: &Object) -> Result<(), String> {
+    let is_virtual = |name: &str| (inner.hooks.is_virtual)(pod.value(), name);
+    if let Some(why) = plan::refusal(pod, is_virtual) {
+        tell(inner, pod, "Warning", "Refused", &why).await;
+        return Err(why);
+    }
+    let assigned = format!(
+        "Successfully assigned {}/{} to {}",
+        pod.namespace().unwrap_or("default"),
+        pod.name(),
+        crate::controllers::NODE_NAME
+    );
+    tell(inner, pod, "Normal", "Scheduled", &assigned).await;
+    Ok(())
 }
 
 async fn wait_to_try(ending: &CancellationToken, new: &mut watch::Receiver<u64>) {
@@ -279,7 +303,8 @@ async fn linked(
     };
     let volumes = volumes::make(pod, &volume_dir(inner, pod), &around, &inner.hooks)?;
     let bounds = plan::bounds(pod, |name| (inner.hooks.is_virtual)(pod.value(), name));
-    let spec = PodSpec { bounds, memory: volumes.memory.clone() };
+    let kept = adopt::keep(inner, pod, &volumes)?;
+    let spec = PodSpec { bounds, memory: volumes.memory.clone(), kept };
     let sandbox = inner
         .runtime
         .start_sandbox(pod.uid(), &link.path, &plan::host_name(pod), &spec)
@@ -289,7 +314,7 @@ async fn linked(
         let why = format!("This machine does not bound {}; see: tidegate check", sandbox.lacks().join("; "));
         tell(inner, pod, "Warning", "NotBounded", &why).await;
     }
-    let shared = Arc::new(Shared {
+    let shared = Shared {
         inner: Arc::clone(inner),
         pod: Arc::clone(pod),
         sandbox,
@@ -302,7 +327,14 @@ async fn linked(
         views: views.clone(),
         ending: ending.clone(),
         grace,
-    });
+        left: Mutex::default(),
+    };
+    to_the_end(shared).await
+}
+
+/// From the first container, or what is left of it, to the last process.
+async fn to_the_end(shared: Shared) -> Result<(), String> {
+    let shared = Arc::new(shared);
     containers(&shared).await;
     // Nothing is left of the containers; the last holder of the sandbox ends it.
     let Some(shared) = Arc::into_inner(shared) else { return Err("containers of the pod live on".to_owned()) };
@@ -328,7 +360,8 @@ async fn containers(shared: &Arc<Shared>) {
     }
     change(&shared.views, |view| {
         view.initialized = true;
-        for container in view.containers.iter_mut().filter(|container| container.role == Role::Main) {
+        let fresh = |container: &&mut ContainerView| container.role == Role::Main && !container.state.has_begun();
+        for container in view.containers.iter_mut().filter(fresh) {
             container.state = State::waiting("ContainerCreating", "");
         }
     });
@@ -355,6 +388,10 @@ fn stand_in(shared: &Shared, name: &str, role: Role) {
     let id = format!("tidegate://{}/{name}/virtual", shared.pod.uid());
     change(&shared.views, |view| {
         let Some(container) = view.containers.iter_mut().find(|container| container.name == name) else { return };
+        if container.ready {
+            // It stood in for it before this kubelet.
+            return;
+        }
         container.ready = true;
         container.has_started = role != Role::Init;
         container.image_id.clone_from(&container.image);

@@ -16,6 +16,8 @@ pub(super) struct PodView {
     pub(super) containers: Vec<ContainerView>,
     /// The pod will not run (any more), with reason and message.
     pub(super) failed: Option<(String, String)>,
+    /// It was over before this kubelet saw it, and is not run again.
+    pub(super) over: bool,
     /// All init containers are done.
     pub(super) initialized: bool,
     /// Revision of the store that holds the last status written.
@@ -82,8 +84,14 @@ impl State {
         Self::Waiting { reason: reason.to_owned(), message: message.to_owned() }
     }
 
+    /// Which run of its container it is of, if of any.
+    pub(super) fn run(&self) -> Option<u32> {
+        let (Self::Running { id, .. } | Self::Terminated { id, .. }) = self else { return None };
+        id.rsplit('/').next()?.parse().ok()
+    }
+
     /// Whether the first start is behind it, well or badly.
-    fn has_begun(&self) -> bool {
+    pub(super) fn has_begun(&self) -> bool {
         match self {
             Self::Waiting { reason, .. } => !matches!(reason.as_str(), "ContainerCreating" | "PodInitializing"),
             Self::Running { .. } | Self::Terminated { .. } => true,
@@ -125,7 +133,8 @@ impl PodView {
 
     /// Whether nothing of the pod is still on its first start, and the store knows.
     pub(super) fn is_settled_start(&self) -> bool {
-        let begun = self.failed.is_some() || self.containers.iter().all(|container| container.state.has_begun());
+        let begun =
+            self.failed.is_some() || self.over || self.containers.iter().all(|container| container.state.has_begun());
         begun && self.is_published
     }
 

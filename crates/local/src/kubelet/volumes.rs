@@ -9,6 +9,7 @@ use std::sync::Arc;
 use api::{Key, Object};
 use linux::error::with_causes;
 use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::plan::Surroundings;
@@ -25,8 +26,15 @@ pub(super) struct Volumes {
     find: FindHook,
 }
 
+/// What of the volumes of a pod outlives this process.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    sources: HashMap<String, Source>,
+    memory: Vec<(String, u64)>,
+}
+
 /// What is behind a volume.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Source {
     /// A directory of the host, or a file of it, that the pod does not write.
     Files(PathBuf),
@@ -119,6 +127,16 @@ fn mode(of: &Value, name: &str) -> Option<u32> {
 }
 
 impl Volumes {
+    /// What is to be recorded of them.
+    pub(super) fn kept(&self) -> Kept {
+        Kept { sources: self.sources.clone(), memory: self.memory.clone() }
+    }
+
+    /// Volumes that were made before; what is in them stays as it is.
+    pub(super) fn again(kept: Kept, hooks: &Hooks) -> Self {
+        Self { sources: kept.sources, memory: kept.memory, find: Arc::clone(&hooks.find) }
+    }
+
     /// What is behind a mount of a volume, or of a part of it.
     pub(super) fn source(&self, name: &str, part: &str) -> Result<Source, String> {
         let path = match self.sources.get(name).ok_or_else(|| format!("no volume is named `{name}`"))? {

@@ -3,6 +3,7 @@
 //! In a pod's group are the processes inside it and the parent of each `exec`; the parents of containers are outside, so
 //! that a pod which takes all it may have cannot keep its end from being recorded.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use linux::cgroup::{self, Bounds, Made};
@@ -44,6 +45,17 @@ pub(super) fn remove_all(run_dir: &Path) -> Result<(), Error> {
 /// Puts this process into the group of its pod.
 pub(super) fn join(groups: &[PathBuf]) -> Result<(), Error> {
     super::inside::kernel("bound a container", groups.iter().try_for_each(|folder| cgroup::join(folder)))
+}
+
+/// Removes the groups of all pods of a mesh but those with these uids, and ends what is still in them.
+pub(super) fn remove_all_but(run_dir: &Path, kept: &BTreeSet<String>) -> Result<(), Error> {
+    let mesh = name(run_dir);
+    let all = super::inside::kernel("list the bounds of pods", cgroup::children(&mesh))?;
+    let gone = all.iter().filter(|uid| !kept.contains(*uid));
+    super::inside::kernel(
+        "remove the bounds of pods",
+        gone.into_iter().try_for_each(|uid| cgroup::remove(&mesh, Some(uid))),
+    )
 }
 
 fn of_mesh() -> Bounds {

@@ -27,7 +27,9 @@ use rustix::process::{Pid, PidfdFlags};
 
 use super::account::{self, Who};
 use super::spec::{self, ContainerSpec, Recorded};
-use super::{ENTER, INIT, PAUSE, RECORD_SANDBOX, RECORD_SPEC, RECORD_STATE, SANDBOX, bounds, memory, rootfs, shim};
+use super::{
+    ENTER, INIT, PAUSE, RECORD_PARENT, RECORD_SANDBOX, RECORD_SPEC, RECORD_STATE, SANDBOX, bounds, memory, rootfs, shim,
+};
 use crate::Error;
 
 /// Exit code of an `exec` whose program is not there, and of one that cannot be run, as a shell has them.
@@ -93,6 +95,8 @@ fn parse(arguments: Vec<String>) -> Result<Arguments, Error> {
             "--pod" => parsed.pod = value.into(),
             "--run" => parsed.run = value.into(),
             "--netns" => parsed.netns = value.into(),
+            // There to be seen among the arguments.
+            "--token" => {}
             "--host-name" => parsed.host_name = value,
             "--memory" => parsed.memory.push(value),
             "--within-ms" => parsed.within = value.parse().ok().map(Duration::from_millis),
@@ -108,6 +112,7 @@ fn parse(arguments: Vec<String>) -> Result<Arguments, Error> {
 fn sandbox(arguments: &Arguments) -> Result<ExitCode, Error> {
     kernel("start a pod", process::seal_descriptors())?;
     kernel("start a pod", process::leave_session())?;
+    record_self(&arguments.pod.join(RECORD_PARENT))?;
     let namespace = std::fs::File::open(&arguments.netns).map_err(|source| Error::File {
         doing: "open",
         path: arguments.netns.clone(),
@@ -139,6 +144,13 @@ fn sandbox(arguments: &Arguments) -> Result<ExitCode, Error> {
     drop(writeln!(io::stdout(), "{READY}"));
     drop(pause.wait());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says who this process is, for whoever looks for it after the daemon that started it.
+pub(super) fn record_self(record: &Path) -> Result<(), Error> {
+    let own = ProcessId::of(std::process::id());
+    let own = own.ok_or_else(|| started("a part of a pod", &io::Error::other("/proc does not show it")))?;
+    spec::write(record, &Recorded::from(own))
 }
 
 /// What `pod-pause` says when it is hidden and confined.

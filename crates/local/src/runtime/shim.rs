@@ -16,9 +16,9 @@ use linux::process::{self, Namespaces};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 
-use super::inside::{Arguments, OWN_PROGRAM, kernel, open_log, part, started};
+use super::inside::{Arguments, OWN_PROGRAM, kernel, open_log, part, record_self, started};
 use super::spec::{self, ContainerSpec, Exit, Recorded, Root};
-use super::{INIT, RECORD_EXIT, RECORD_SANDBOX, RECORD_SPEC, RECORD_STATE};
+use super::{INIT, RECORD_EXIT, RECORD_SANDBOX, RECORD_SHIM, RECORD_SPEC, RECORD_STATE};
 use crate::{Error, images};
 
 /// How long a program that promised to say when it serves may take: far beyond what ours need, well below what a
@@ -38,6 +38,7 @@ const SWEEPS_MAX: u32 = 100;
 pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Error> {
     kernel("start a container", process::seal_descriptors())?;
     kernel("start a container", process::leave_session())?;
+    record_self(&arguments.run.join(RECORD_SHIM))?;
     let container: ContainerSpec = spec::read(&arguments.run.join(RECORD_SPEC))?;
     let mut log = Log::open(&arguments.data_dir, &container.log)?;
     // For as long as anything of the container runs, whether or not the daemon lives.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use linux::cgroup::Bounds;
 use linux::pidfd::ProcessId;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::Error;
 
@@ -51,6 +52,8 @@ pub struct ContainerSpec {
     pub tells_ready: bool,
     /// Where its output goes.
     pub log: PathBuf,
+    /// What whoever takes it over after this process wants to know.
+    pub kept: Value,
 }
 
 /// What a root directory is made of.
@@ -122,12 +125,14 @@ pub struct PodSpec {
     /// Directories in memory that containers may share: names, and how many bytes each may hold. They last as long as
     /// the pod.
     pub memory: Vec<(String, u64)>,
+    /// What whoever takes it over after this process wants to know.
+    pub kept: Value,
 }
 
 impl Default for PodSpec {
     fn default() -> Self {
         let bounds = Bounds { processes: PROCESSES_DEFAULT, memory_bytes: MEMORY_DEFAULT_BYTES };
-        Self { bounds, memory: Vec::new() }
+        Self { bounds, memory: Vec::new(), kept: Value::Null }
     }
 }
 
@@ -145,6 +150,23 @@ pub const WRITABLE_DEFAULT_BYTES: u64 = 64 << 20;
 
 /// The first directory of PATH in a container with applets.
 pub const APPLET_DIR: &str = "/.tidegate/bin";
+
+/// What is recorded of a pod before its first process is started, for whoever takes it over.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PodRecord {
+    /// Of this record and of all others of the pod ([`super::RECORDS`]).
+    pub(super) version: u32,
+    /// The boot of the machine, within which numbers of processes and start times are one process's.
+    pub(super) boot: String,
+    /// Stands among the arguments of the parents of the pod and of its containers.
+    pub(super) token: String,
+    /// The folders of the group that bounds the pod.
+    pub(super) groups: Vec<PathBuf>,
+    /// What of its bounds could not be set.
+    pub(super) lacks: Vec<String>,
+    /// [`PodSpec::kept`].
+    pub(super) kept: Value,
+}
 
 /// Who a recorded process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::{Change, Event, Key, Object, Status, Write};
-use local::kubelet::{Hooks, Kubelet, Logs};
+use local::kubelet::{Adoption, Hooks, Kubelet, Logs};
 use local::runtime::Runtime;
 use local::runtime::exec::Command;
 use local::{Node, NodeSettings};
@@ -27,6 +27,7 @@ pub(crate) struct World {
     directory: tempfile::TempDir,
     settings: NodeSettings,
     pub(crate) runtime: Runtime,
+    hooks: Hooks,
     kubelet: Kubelet,
     pub(crate) node: Arc<Node>,
     pub(crate) store: Arc<Store>,
@@ -38,17 +39,22 @@ pub(crate) struct Store {
     pub(crate) objects: Mutex<BTreeMap<String, Arc<Object>>>,
     pub(crate) changes: watch::Sender<u64>,
     told: Mutex<Vec<String>>,
-    events: mpsc::UnboundedSender<Event>,
+    events: Mutex<mpsc::UnboundedSender<Event>>,
 }
 
 impl Store {
+    fn tell(&self, event: Event) {
+        // Between two kubelets nobody listens.
+        drop(self.events.lock().unwrap().send(event));
+    }
+
     pub(crate) fn put(&self, key: Key, mut object: Object) -> Arc<Object> {
         let mut objects = self.objects.lock().unwrap();
         let revision = *self.changes.borrow() + 1;
         object.set("/metadata/resourceVersion", revision.to_string());
         let new = Arc::new(object);
         let old = objects.insert(name(&key), Arc::clone(&new));
-        self.events.send(Event { revision, key, change: Change::Put { old, new: Arc::clone(&new) } }).unwrap();
+        self.tell(Event { revision, key, change: Change::Put { old, new: Arc::clone(&new) } });
         self.changes.send_replace(revision);
         new
     }
@@ -77,7 +83,7 @@ impl Store {
                 }
                 let old = self.objects.lock().unwrap().remove(&name(&key)).ok_or_else(|| Status::not_found(&key))?;
                 let revision = *self.changes.borrow() + 1;
-                self.events.send(Event { revision, key, change: Change::Deleted { old: Arc::clone(&old) } }).unwrap();
+                self.tell(Event { revision, key, change: Change::Deleted { old: Arc::clone(&old) } });
                 self.changes.send_replace(revision);
                 Ok(old)
             }
@@ -92,6 +98,14 @@ impl Store {
 
 fn name(key: &Key) -> String {
     format!("{}/{}/{}", key.plural, key.namespace.as_deref().unwrap_or(""), key.name)
+}
+
+fn observe(kubelet: Kubelet, mut queue: mpsc::UnboundedReceiver<Event>) {
+    tokio::spawn(async move {
+        while let Some(event) = queue.recv().await {
+            kubelet.observe(&event);
+        }
+    });
 }
 
 impl World {
@@ -111,9 +125,10 @@ impl World {
         let data = directory.path().join("data");
         std::fs::create_dir_all(&data).unwrap();
         let runtime = Runtime::new(&data, &settings.run_dir).with_program(&program());
-        let (events, mut queue) = mpsc::unbounded_channel();
+        let (events, queue) = mpsc::unbounded_channel();
         let (changes, settled) = watch::channel(0);
-        let store = Arc::new(Store { objects: Mutex::default(), changes, told: Mutex::default(), events });
+        let store =
+            Arc::new(Store { objects: Mutex::default(), changes, told: Mutex::default(), events: Mutex::new(events) });
         let (writer, finder, knower) = (Arc::clone(&store), Arc::clone(&store), Arc::clone(&store));
         let attached = Arc::new(Mutex::new(0));
         let counter = Arc::clone(&attached);
@@ -123,6 +138,7 @@ impl World {
                 Box::pin(async { Ok(()) })
             }),
             detach: Arc::new(|_, _| Box::pin(async { Ok(()) })),
+            sever: Arc::new(|_| Box::pin(async { Ok(()) })),
             // A word in the store stands for a data plane that still knows an address.
             dropped: Arc::new(move |_| {
                 let is_known = knower.get(&Key::namespaced("", "configmaps", "foo", "known")).is_some();
@@ -139,14 +155,31 @@ impl World {
             }),
             virtual_logs: Arc::new(|_, _| None),
         };
-        let kubelet = Kubelet::start(Arc::clone(&node), runtime.clone(), hooks);
-        let observer = kubelet.clone();
-        tokio::spawn(async move {
-            while let Some(event) = queue.recv().await {
-                observer.observe(&event);
-            }
-        });
-        Self { directory, settings, runtime, kubelet, node, store, attached }
+        let kubelet = Kubelet::start(Arc::clone(&node), runtime.clone(), hooks.clone());
+        observe(kubelet.clone(), queue);
+        Self { directory, settings, runtime, hooks, kubelet, node, store, attached }
+    }
+
+    /// Another kubelet in the place of this one, which ends without a word to its pods; `meanwhile` nobody looks after them.
+    pub(crate) async fn succeed(&mut self, meanwhile: impl FnOnce(&Self)) -> Adoption {
+        self.kubelet.leave().await;
+        let (events, queue) = mpsc::unbounded_channel();
+        *self.store.events.lock().unwrap() = events;
+        meanwhile(self);
+        self.node = Arc::new(Node::up(&self.settings).unwrap());
+        let data = self.directory.path().join("data");
+        self.runtime = Runtime::new(&data, &self.settings.run_dir).with_program(&program());
+        self.kubelet = Kubelet::start(Arc::clone(&self.node), self.runtime.clone(), self.hooks.clone());
+        let objects: Vec<_> = self.store.objects.lock().unwrap().values().cloned().collect();
+        let pods: Vec<_> = objects.into_iter().filter(|object| object.kind() == "Pod").collect();
+        let adoption = self.kubelet.adopt(&pods).await.unwrap();
+        for pod in pods {
+            let key = Key::namespaced("", "pods", "foo", pod.name());
+            let change = Change::Put { old: None, new: pod };
+            self.kubelet.observe(&Event { revision: *self.store.changes.borrow(), key, change });
+        }
+        observe(self.kubelet.clone(), queue);
+        adoption
     }
 
     pub(crate) fn pod(&self, name: &str, spec: Value) -> Key {
@@ -163,7 +196,7 @@ impl World {
     pub(crate) fn take_away(&self, key: &Key) {
         let old = self.store.objects.lock().unwrap().remove(&name(key)).unwrap();
         let revision = *self.store.changes.borrow() + 1;
-        self.store.events.send(Event { revision, key: key.clone(), change: Change::Deleted { old } }).unwrap();
+        self.store.tell(Event { revision, key: key.clone(), change: Change::Deleted { old } });
         self.store.changes.send_replace(revision);
     }
 
