@@ -158,6 +158,15 @@ fn a_connection_left_open_by_a_kill_between_change_and_reset_is_found_at_the_nex
     assert!(is_reset(&mut stream));
 }
 
+/// Tells others to stop, also when this test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn while_the_next_process_takes_over_no_first_packet_is_lost_and_none_gets_in_that_may_not() {
     let mut bed = Bed::new();
@@ -168,22 +177,23 @@ fn while_the_next_process_takes_over_no_first_packet_is_lost_and_none_gets_in_th
     bed.enforce(&policy());
     let mut next = Bed::new();
     std::mem::swap(&mut next.mesh, &mut bed.mesh);
-    bed.detach_observers();
     let forged = bed.forged();
+    bed.detach_observers();
     let stop = AtomicBool::new(false);
-    let (tried, refused) = std::thread::scope(|scope| {
-        let knock = |client: &'_ Pod, is_let_in: bool| {
-            let mut count = 0_usize;
-            while !stop.load(Ordering::Relaxed) || count == 0 {
-                for to in server.both(9000) {
-                    let connected = client.connect(to);
-                    assert_eq!(connected.is_ok(), is_let_in, "{to}: {connected:?}");
-                    count += 1;
-                }
+    let knock = |client: &'_ Pod, is_let_in: bool| {
+        let mut count = 0_usize;
+        while !stop.load(Ordering::Relaxed) || count == 0 {
+            for to in server.both(9000) {
+                let connected = client.connect(to);
+                assert_eq!(connected.is_ok(), is_let_in, "{to}: {connected:?}");
+                count += 1;
             }
-            count
-        };
+        }
+        count
+    };
+    let (tried, refused) = std::thread::scope(|scope| {
         let (good, bad) = (scope.spawn(|| knock(&friend, true)), scope.spawn(|| knock(&enemy, false)));
+        let ending = Stop(&stop);
         for _ in 0..5 {
             let (sender, _records) = mpsc::channel(16);
             next.dataplane = next.runtime.block_on(Dataplane::start(bed.node.clone(), sender)).unwrap();
@@ -193,11 +203,11 @@ fn while_the_next_process_takes_over_no_first_packet_is_lost_and_none_gets_in_th
             let report = next.enforce(&policy());
             assert!(report.workloads.values().all(|one| one.trouble.is_none()), "{report:?}");
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(ending);
         (good.join().unwrap(), bad.join().unwrap())
     });
     assert!(tried > 50 && refused > 50, "{tried} and {refused} tries");
-    assert_eq!(bed.forged(), forged, "packets that the guard dropped");
+    assert_eq!(next.forged(), forged, "packets that the guard dropped");
     super::harness::wait_until("all are counted", || echo.accepted() == tried);
 }
 
