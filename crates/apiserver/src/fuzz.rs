@@ -17,6 +17,7 @@ pub const PARSERS: &[Parser] = &[
     ("spdy", stream::frames, stream::frames_seeds),
     ("spdy-session", stream::spdy, stream::frames_seeds),
     ("websocket-session", stream::websocket, stream::messages_seeds),
+    ("port-forward", stream::forwards, stream::forwards_seeds),
     ("upgrade-headers", stream::headers, stream::headers_seeds),
 ];
 

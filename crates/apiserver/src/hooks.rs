@@ -21,6 +21,8 @@ pub struct Hooks {
     pub settled: watch::Receiver<u64>,
     /// Runs a command in a container, or attaches to its process.
     pub exec: Arc<dyn Fn(ExecRequest) -> BoxFuture<'static, Result<ExecSession, Status>> + Send + Sync>,
+    /// Opens a connection to a port of a pod, as if from inside it.
+    pub forward: Arc<dyn Fn(ForwardRequest) -> BoxFuture<'static, Result<Forwarded, Status>> + Send + Sync>,
     /// Reads the log of a container.
     pub logs: Arc<dyn Fn(LogRequest) -> BoxFuture<'static, Result<LogStream, Status>> + Send + Sync>,
     /// Answers below `/tidegate/`; `None` for a path that it does not know. Only asked on behalf of authenticated clients.
@@ -66,6 +68,23 @@ pub struct ExecSession {
     pub exit: BoxFuture<'static, Result<i32, Status>>,
 }
 
+/// A connection to be opened for a client.
+#[derive(Clone, Debug)]
+pub struct ForwardRequest {
+    /// The pod.
+    pub pod: Arc<Object>,
+    /// The port.
+    pub port: u16,
+}
+
+/// An open connection; dropping it closes it.
+pub struct Forwarded {
+    /// What the pod says.
+    pub reader: Box<dyn AsyncRead + Send + Unpin>,
+    /// What the client says; shut down when it has said all.
+    pub writer: Box<dyn AsyncWrite + Send + Unpin>,
+}
+
 /// The size of a terminal in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TerminalSize {
@@ -104,6 +123,12 @@ pub type LogStream = Box<dyn AsyncRead + Send + Unpin>;
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hooks").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Forwarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forwarded").finish_non_exhaustive()
     }
 }
 

@@ -31,6 +31,8 @@ mod write;
 
 pub use body::Body;
 pub use error::Error;
-pub use hooks::{ExecRequest, ExecSession, Extended, Hooks, LogRequest, LogStream, TerminalSize};
+pub use hooks::{
+    ExecRequest, ExecSession, Extended, ForwardRequest, Forwarded, Hooks, LogRequest, LogStream, TerminalSize,
+};
 pub use server::{Server, Settings};
 pub use store::{Batch, Feed};

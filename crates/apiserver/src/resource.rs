@@ -69,6 +69,13 @@ impl Resource {
             (Method::GET, true, Some("log")) => {
                 stream::log(inner, list::stored(inner, &self.key())?, &self.ask.query).await
             }
+            (Method::GET | Method::POST, true, Some("portforward")) => {
+                stream::forward(inner, list::stored(inner, &self.key())?, self.ask)
+            }
+            (Method::GET | Method::POST, true, Some(part @ ("exec" | "attach"))) => {
+                let pod = list::stored(inner, &self.key())?;
+                stream::exec(inner, pod, self.ask, part == "attach").await
+            }
             (Method::GET | Method::POST, true, Some(part @ ("exec" | "attach"))) => {
                 let pod = list::stored(inner, &self.key())?;
                 stream::exec(inner, pod, self.ask, part == "attach").await

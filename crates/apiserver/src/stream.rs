@@ -1,5 +1,4 @@
-//! Streams to and from containers: `exec` and `attach` over WebSocket and SPDY, and `logs`.
-//! Not here yet: port-forward, which is SPDY frames as well, two streams for each connection.
+//! Streams to and from containers: `exec`, `attach` and port-forward over WebSocket and SPDY, and `logs`.
 
 use std::sync::Arc;
 
@@ -17,8 +16,10 @@ use tokio_util::task::TaskTracker;
 use crate::request::{self, Query};
 use crate::route::Ask;
 use crate::server::Inner;
-use crate::{Body, ExecRequest, LogRequest, LogStream, reply};
+use crate::{Body, ExecRequest, ForwardRequest, LogRequest, LogStream, reply};
 
+mod carried;
+mod forward;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod session;
@@ -81,15 +82,53 @@ pub(crate) async fn log(inner: &Inner, pod: Arc<Object>, query: &Query) -> Resul
 
 /// How a client wants to speak after the upgrade.
 #[derive(Clone, Copy, Debug)]
-enum Wire {
-    WebSocket(websocket::Version),
+enum Wire<V> {
+    WebSocket(V),
     Spdy,
+}
+
+/// Answers a request for connections to ports of a pod: switches protocols; each connection is opened when it is asked for.
+pub(crate) fn forward(inner: &Inner, pod: Arc<Object>, ask: Ask) -> Result<Response<Body>, Status> {
+    let Ask { mut request, .. } = ask;
+    let accept = |headers: &HeaderMap, answer: &mut HeaderMap| {
+        websocket::accept(headers, answer, &[forward::WEBSOCKET_PROTOCOL])
+    };
+    let (wire, response) = switch(request.headers(), forward::PROTOCOL, accept)?;
+    let phase = pod.str_at("/status/phase");
+    if phase != "Running" {
+        return Err(Status::bad_request(format!(
+            "unable to forward port because pod is not running. Current status={phase}"
+        )));
+    }
+    let place = inner.sessions.place()?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    let open = Arc::clone(&inner.hooks.forward);
+    let dial = move |port| open(ForwardRequest { pod: Arc::clone(&pod), port });
+    let conversation = async move {
+        let Some(connection) = upgraded(upgrade).await else { return };
+        match wire {
+            Wire::WebSocket(_) => carried::serve(connection, |bytes| forward::serve(bytes, dial)).await,
+            Wire::Spdy => forward::serve(connection, dial).await,
+        }
+    };
+    inner.sessions.run(place, conversation);
+    Ok(response)
+}
+
+async fn upgraded(upgrade: hyper::upgrade::OnUpgrade) -> Option<hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>> {
+    match upgrade.await {
+        Ok(connection) => Some(hyper_util::rt::TokioIo::new(connection)),
+        Err(error) => {
+            tracing::debug!(%error, "a client asked for another protocol and left");
+            None
+        }
+    }
 }
 
 /// Answers a request to run a command or to attach: starts it, and switches protocols.
 pub(crate) async fn exec(inner: &Inner, pod: Arc<Object>, ask: Ask, attach: bool) -> Result<Response<Body>, Status> {
     let Ask { mut request, query } = ask;
-    let (wire, mut response) = switch(request.headers())?;
+    let (wire, response) = switch(request.headers(), spdy_session::PROTOCOL, websocket::Version::accept)?;
     let tty = query.is_on("tty");
     let exec = ExecRequest {
         container: container(&pod, &query)?,
@@ -111,14 +150,8 @@ pub(crate) async fn exec(inner: &Inner, pod: Arc<Object>, ask: Ask, attach: bool
     let place = inner.sessions.place()?;
     let upgrade = hyper::upgrade::on(&mut request);
     let session = (inner.hooks.exec)(exec).await?;
-    if let Wire::Spdy = wire {
-        response.headers_mut().insert(STREAM_PROTOCOL, HeaderValue::from_static(spdy_session::PROTOCOL));
-    }
     let conversation = async move {
-        let connection = match upgrade.await {
-            Ok(connection) => hyper_util::rt::TokioIo::new(connection),
-            Err(error) => return tracing::debug!(%error, "a client asked for another protocol and left"),
-        };
+        let Some(connection) = upgraded(upgrade).await else { return };
         match wire {
             Wire::WebSocket(version) => websocket::serve(connection, version, session).await,
             Wire::Spdy => spdy_session::serve(connection, wanted, session).await,
@@ -171,25 +204,27 @@ impl Sessions {
 
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 
-/// Chooses the protocol and makes the answer that switches to it.
-fn switch(headers: &HeaderMap) -> Result<(Wire, Response<Body>), Status> {
+/// Chooses the protocol and makes the answer that switches to it; `spdy` is that of streams over SPDY.
+fn switch<V>(
+    headers: &HeaderMap,
+    spdy: &'static str,
+    accept: impl Fn(&HeaderMap, &mut HeaderMap) -> Result<V, Status>,
+) -> Result<(Wire<V>, Response<Body>), Status> {
     let upgrade = request::values(headers, UPGRADE).next().unwrap_or_default();
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     if upgrade.eq_ignore_ascii_case("websocket") {
-        let version = websocket::accept(headers, response.headers_mut())?;
+        let version = accept(headers, response.headers_mut())?;
         return Ok((Wire::WebSocket(version), response));
     }
     if upgrade.eq_ignore_ascii_case("SPDY/3.1") {
-        if !request::values(headers, STREAM_PROTOCOL).any(|offered| offered == spdy_session::PROTOCOL) {
-            return Err(Status::failure(
-                403,
-                "Forbidden",
-                format!("none of the offered stream protocols is served; offer {}", spdy_session::PROTOCOL),
-            ));
+        if !request::values(headers, STREAM_PROTOCOL).any(|offered| offered == spdy) {
+            let message = format!("none of the offered stream protocols is served; offer {spdy}");
+            return Err(Status::failure(403, "Forbidden", message));
         }
         response.headers_mut().insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
+        response.headers_mut().insert(STREAM_PROTOCOL, HeaderValue::from_static(spdy));
         return Ok((Wire::Spdy, response));
     }
     Err(Status::bad_request("Upgrade request required"))

@@ -57,6 +57,7 @@ async fn mesh() -> Mesh {
             }
             .boxed()
         }),
+        forward: Arc::new(|_| async { Err(Status::unavailable("no pods here")) }.boxed()),
         extension: Arc::new(|_| async { None }.boxed()),
     };
     let server = Server::open(settings, hooks).unwrap();

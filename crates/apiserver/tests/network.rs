@@ -48,6 +48,7 @@ async fn served() -> Served {
         settled: watch::channel(u64::MAX).1,
         exec: Arc::new(|_| async { Err(api::Status::internal("none")) }.boxed()),
         logs: Arc::new(|_| async { Err(api::Status::internal("none")) }.boxed()),
+        forward: Arc::new(|_| async { Err(api::Status::unavailable("no pods here")) }.boxed()),
         extension: Arc::new(|_| async { Some(Response::new(apiserver::Body::whole("secret"))) }.boxed()),
     };
     let server = Server::open(Settings { data_dir: folder.path().to_owned(), listen: address }, hooks).unwrap();
@@ -240,6 +241,7 @@ async fn stopping_ends_watches_and_frees_the_store() {
         settled: watch::channel(u64::MAX).1,
         exec: Arc::new(|_| async { Err(api::Status::internal("none")) }.boxed()),
         logs: Arc::new(|_| async { Err(api::Status::internal("none")) }.boxed()),
+        forward: Arc::new(|_| async { Err(api::Status::unavailable("no pods here")) }.boxed()),
         extension: Arc::new(|_| async { None }.boxed()),
     };
     let again = Server::open(Settings { data_dir: served.folder.path().to_owned(), listen: served.address }, hooks);

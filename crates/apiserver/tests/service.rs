@@ -63,6 +63,7 @@ pub(crate) fn hooks() -> Hooks {
         settled: watch::channel(u64::MAX).1,
         exec: Arc::new(|_| async { Err(api::Status::internal("none")) }.boxed()),
         logs: Arc::new(|_| async { Err(api::Status::internal("none")) }.boxed()),
+        forward: Arc::new(|_| async { Err(api::Status::unavailable("no pods here")) }.boxed()),
         extension: Arc::new(|_| async { None }.boxed()),
     }
 }

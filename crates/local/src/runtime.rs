@@ -22,6 +22,7 @@ use crate::Error;
 
 mod account;
 pub mod adopt;
+pub mod attach;
 mod bounds;
 pub mod exec;
 mod inside;

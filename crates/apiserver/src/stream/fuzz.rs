@@ -1,5 +1,6 @@
-//! What clients of `exec` send, for fuzzing: the headers that ask for another protocol, frames of SPDY, messages of WebSocket.
+//! What clients of `exec` and `port-forward` send, for fuzzing: the headers that ask for another protocol, frames of SPDY, messages of WebSocket.
 
+use api::Status;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::HeaderMap;
@@ -10,8 +11,8 @@ use tokio::sync::mpsc;
 use super::spdy::{DATA_PIECE_BYTES, Frame, FrameReader, FrameWriter, HEADER_BYTES_MAX, HEADERS_MAX, data, ping};
 use super::spdy_session::Wanted;
 use super::websocket::Version;
-use super::{spdy_session, switch, websocket};
-use crate::ExecSession;
+use super::{carried, forward, spdy_session, switch, websocket};
+use crate::{ExecSession, Forwarded};
 
 /// What a parser begins with.
 pub(crate) type Seeds = Vec<Vec<u8>>;
@@ -61,10 +62,32 @@ pub(crate) fn headers(bytes: &[u8]) {
             headers.append(name, value);
         }
     }
-    match switch(&headers) {
-        Ok((_, response)) => assert!(response.status() == 101 && response.headers().contains_key(UPGRADE)),
-        Err(status) => assert!(matches!(status.code(), 400 | 403) && !status.message().is_empty()),
+    let forward = |headers: &HeaderMap, answer: &mut HeaderMap| {
+        websocket::accept(headers, answer, &[forward::WEBSOCKET_PROTOCOL])
+    };
+    let exec = switch(&headers, spdy_session::PROTOCOL, Version::accept).map(|(_, response)| response);
+    for answer in [exec, switch(&headers, forward::PROTOCOL, forward).map(|(_, response)| response)] {
+        match answer {
+            Ok(response) => assert!(response.status() == 101 && response.headers().contains_key(UPGRADE)),
+            Err(status) => assert!(matches!(status.code(), 400 | 403) && !status.message().is_empty()),
+        }
     }
+}
+
+/// Connections to ports of a pod, over SPDY and over SPDY in WebSocket messages: they end when the client's bytes do.
+pub(crate) fn forwards(bytes: &[u8]) {
+    ends(forward::serve(client(bytes), dial));
+    ends(carried::serve(client(bytes), |inner| forward::serve(inner, dial)));
+}
+
+/// A pod that says nothing on even ports, and that nobody reaches on odd ones.
+fn dial(port: u16) -> forward::Dialled {
+    let found: Result<Forwarded, Status> = if port.is_multiple_of(2) {
+        Ok(Forwarded { reader: Box::new(tokio::io::empty()), writer: Box::new(tokio::io::sink()) })
+    } else {
+        Err(Status::unavailable("nobody listens"))
+    };
+    std::future::ready(found).boxed()
 }
 
 /// Everything that the client has to say, and nobody who hears the answers.
@@ -127,6 +150,26 @@ pub(crate) fn frames_seeds() -> Seeds {
     seeds
 }
 
+pub(crate) fn forwards_seeds() -> Seeds {
+    let opened = || {
+        let mut writer = FrameWriter::start()?;
+        let mut all = Vec::new();
+        for (stream, kind, port, id) in
+            [(1, "error", "80", "0"), (3, "data", "80", "0"), (5, "data", "81", "1"), (7, "error", "81", "1")]
+        {
+            all.extend_from_slice(&writer.open(stream, &[("streamtype", kind), ("port", port), ("requestid", id)])?);
+        }
+        std::io::Result::Ok(all)
+    };
+    let Ok(all) = opened() else { return Seeds::new() };
+    let talk = [all.as_slice(), &data(3, b"hello", true), &data(5, b"more", false)].concat();
+    let message = |content: &[u8]| {
+        let length = u16::try_from(content.len()).unwrap_or(0).to_be_bytes();
+        [&[0x82, 0xfe], length.as_slice(), &[0; 4], content].concat()
+    };
+    vec![message(&talk), talk, all]
+}
+
 pub(crate) fn messages_seeds() -> Seeds {
     let frame = |kind: u8, content: &[u8]| {
         let length = 0x80 | u8::try_from(content.len()).unwrap_or(125);
@@ -153,6 +196,9 @@ pub(crate) fn headers_seeds() -> Seeds {
          Sec-WebSocket-Protocol: v5.channel.k8s.io, v4.channel.k8s.io\n",
         "Connection: Upgrade\nUpgrade: SPDY/3.1\nX-Stream-Protocol-Version: v4.channel.k8s.io\n\
          X-Stream-Protocol-Version: channel.k8s.io\n",
+        "Upgrade: websocket\nSec-WebSocket-Version: 13\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n\
+         Sec-WebSocket-Protocol: SPDY/3.1+portforward.k8s.io\n",
+        "Upgrade: SPDY/3.1\nX-Stream-Protocol-Version: portforward.k8s.io\n",
     ]
     .map(|text| text.as_bytes().to_vec())
     .to_vec()

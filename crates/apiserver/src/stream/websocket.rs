@@ -44,8 +44,21 @@ pub(super) enum Version {
     V4,
 }
 
-/// Reads the client's handshake and writes ours.
-pub(super) fn accept(headers: &HeaderMap, answer: &mut HeaderMap) -> Result<Version, Status> {
+impl Version {
+    /// Reads the client's handshake and writes ours.
+    pub(super) fn accept(headers: &HeaderMap, answer: &mut HeaderMap) -> Result<Self, Status> {
+        const V5: &str = "v5.channel.k8s.io";
+        let accepted = accept(headers, answer, &[V5, "v4.channel.k8s.io"])?;
+        Ok(if accepted == V5 { Self::V5 } else { Self::V4 })
+    }
+}
+
+/// Reads the client's handshake and writes ours; which of the known protocols it is to be, the better first.
+pub(super) fn accept(
+    headers: &HeaderMap,
+    answer: &mut HeaderMap,
+    known: &[&'static str],
+) -> Result<&'static str, Status> {
     let Some(key) = headers
         .get(SEC_WEBSOCKET_KEY)
         .filter(|_| headers.get(SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13"))
@@ -53,26 +66,28 @@ pub(super) fn accept(headers: &HeaderMap, answer: &mut HeaderMap) -> Result<Vers
         return Err(Status::bad_request("the WebSocket handshake has no key, or is not of version 13"));
     };
     let offered: Vec<&str> = request::values(headers, SEC_WEBSOCKET_PROTOCOL).collect();
-    let known = [(Version::V5, "v5.channel.k8s.io"), (Version::V4, "v4.channel.k8s.io")];
-    let Some((version, name)) = known.into_iter().find(|(_, name)| offered.contains(name)) else {
-        return Err(Status::bad_request(
-            "none of the offered WebSocket protocols is served; offer v5.channel.k8s.io or v4.channel.k8s.io",
-        ));
+    let Some(name) = known.iter().copied().find(|name| offered.contains(name)) else {
+        let known = known.join(" or ");
+        return Err(Status::bad_request(format!("none of the offered WebSocket protocols is served; offer {known}")));
     };
     let accepted = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
         .map_err(|_| Status::internal("the WebSocket key cannot be answered"))?;
     answer.insert(UPGRADE, HeaderValue::from_static("websocket"));
     answer.insert(SEC_WEBSOCKET_ACCEPT, accepted);
     answer.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
-    Ok(version)
+    Ok(name)
+}
+
+/// Speaks WebSocket on an upgraded connection.
+pub(super) async fn over<S: AsyncRead + AsyncWrite + Unpin>(connection: S) -> WebSocketStream<S> {
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MESSAGE_BYTES_MAX)).max_frame_size(Some(MESSAGE_BYTES_MAX));
+    WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await
 }
 
 /// Runs the session on an upgraded connection.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(connection: S, version: Version, session: ExecSession) {
-    let config =
-        WebSocketConfig::default().max_message_size(Some(MESSAGE_BYTES_MAX)).max_frame_size(Some(MESSAGE_BYTES_MAX));
-    let socket = WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await;
-    let (sink, source) = socket.split();
+    let (sink, source) = over(connection).await.split();
     let (to_session, inbound) = mpsc::channel(WAITING_MESSAGES_MAX);
     let (outbound, from_session) = mpsc::channel(WAITING_MESSAGES_MAX);
     let mut reading = pin!(read(source, version, to_session));

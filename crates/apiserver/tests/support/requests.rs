@@ -61,6 +61,7 @@ static RUNNING: LazyLock<Running> = LazyLock::new(|| {
         settled: watch::channel(u64::MAX).1,
         exec: Arc::new(|_| async { Err(api::Status::bad_request("nothing runs here")) }.boxed()),
         logs: Arc::new(|_| async { Ok(Box::new(&b"line\n"[..]) as apiserver::LogStream) }.boxed()),
+        forward: Arc::new(|_| async { Err(api::Status::unavailable("no pods here")) }.boxed()),
         extension: Arc::new(|_| async { None }.boxed()),
     };
     let settings = Settings { data_dir: folder.path().to_owned(), listen: "127.0.0.1:0".parse().unwrap() };

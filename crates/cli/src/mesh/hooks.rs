@@ -24,13 +24,17 @@ pub(super) fn hooks(
     settled: watch::Receiver<u64>,
 ) -> Hooks {
     let gate = Mutex::new(gate);
-    let (for_logs, for_images) = (Arc::clone(&kubelet), Arc::clone(&kubelet));
+    let (for_logs, for_forward, for_images) = (Arc::clone(&kubelet), Arc::clone(&kubelet), Arc::clone(&kubelet));
     Hooks {
         admit: Arc::new(move |admission| gate.lock().unwrap_or_else(PoisonError::into_inner).admit(admission)),
         settled,
         exec: Arc::new(move |request| {
             let kubelet = Arc::clone(&kubelet);
             Box::pin(async move { pods::exec(kubelet.get().ok_or_else(starting)?, request).await })
+        }),
+        forward: Arc::new(move |request| {
+            let kubelet = Arc::clone(&for_forward);
+            Box::pin(async move { pods::forward(kubelet.get().ok_or_else(starting)?, request).await })
         }),
         logs: Arc::new(move |request| {
             let opened =

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use api::{Object, Objects, Status};
-use apiserver::{ExecRequest, ExecSession, LogRequest, LogStream, Server, TerminalSize};
+use apiserver::{ExecRequest, ExecSession, ForwardRequest, Forwarded, LogRequest, LogStream, Server, TerminalSize};
 use dataplane::{Dataplane, PodNet};
 use linux::error::with_causes;
 use local::PodLink;
@@ -83,22 +83,24 @@ fn pod_net(pod: &Object, link: &PodLink) -> PodNet {
 /// Runs a command in a container for a client of the API.
 pub(super) async fn exec(kubelet: &Kubelet, request: ExecRequest) -> Result<ExecSession, Status> {
     if request.attach {
-        return Err(Status::bad_request("attach is not built; use exec, or logs -f"));
+        let attached = kubelet.attach(&request.pod, &request.container, request.stdin).await?;
+        let (sizes, end) = (attached.resize, attached.end);
+        return Ok(ExecSession {
+            stdin: attached.stdin,
+            stdout: request.stdout.then_some(attached.stdout),
+            stderr: request.stderr.then_some(attached.stderr),
+            // One that cannot be told is that of a program which has ended.
+            resize: Some(resizes(move |width, height| sizes.try_send((width, height)).is_ok())),
+            exit: Box::pin(async move {
+                end.await;
+                Ok(0)
+            }),
+        });
     }
     let command = Command { command: request.command, stdin: request.stdin, tty: request.tty };
     let session = kubelet.exec(&request.pod, &request.container, &command).await?;
-    let resize = session.terminal.map(|terminal| {
-        let (sender, mut receiver) = mpsc::channel::<TerminalSize>(RESIZES_PENDING_MAX);
-        tokio::spawn(async move {
-            while let Some(TerminalSize { width, height }) = receiver.recv().await {
-                // A terminal that is gone needs no size.
-                if terminal.resize(width, height).is_err() {
-                    return;
-                }
-            }
-        });
-        sender
-    });
+    // A terminal that is gone needs no size.
+    let resize = session.terminal.map(|terminal| resizes(move |width, height| terminal.resize(width, height).is_ok()));
     let exit = session.exit;
     Ok(ExecSession {
         stdin: session.stdin,
@@ -107,6 +109,25 @@ pub(super) async fn exec(kubelet: &Kubelet, request: ExecRequest) -> Result<Exec
         resize,
         exit: Box::pin(async move { exit.await.map_err(|error| Status::internal(&with_causes(&error))) }),
     })
+}
+
+/// Sets the size of a terminal each time that a client tells one, until it cannot be set any more.
+fn resizes(set: impl Fn(u16, u16) -> bool + Send + 'static) -> mpsc::Sender<TerminalSize> {
+    let (sender, mut receiver) = mpsc::channel::<TerminalSize>(RESIZES_PENDING_MAX);
+    tokio::spawn(async move {
+        while let Some(TerminalSize { width, height }) = receiver.recv().await {
+            if !set(width, height) {
+                return;
+            }
+        }
+    });
+    sender
+}
+
+/// Opens a connection to a port of a pod for a client of the API.
+pub(super) async fn forward(kubelet: &Kubelet, request: ForwardRequest) -> Result<Forwarded, Status> {
+    let (reader, writer) = kubelet.connect(&request.pod, request.port).await?.into_split();
+    Ok(Forwarded { reader: Box::new(reader), writer: Box::new(writer) })
 }
 
 /// Reads a container's log for a client of the API.

@@ -8,18 +8,21 @@ use crate::runtime::spec::Root;
 /// The first directories are where a tool box has its programs; the applets come before them.
 const PATH: &str = "/.tidegate/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Images by the last parts of their names whose shell and tools the host's stand in for, with the program that they
-/// run when a pod names none.
-const TOOL_BOXES: &[(&str, &[&str])] = &[
-    ("curlimages/curl", &["curl"]),
-    ("curlimages/curl-base", &["curl"]),
-    ("library/alpine", &["sh"]),
-    ("library/bash", &["bash"]),
-    ("library/busybox", &["sh"]),
-    ("library/debian", &["bash"]),
-    ("library/ubuntu", &["bash"]),
-    ("nicolaka/netshoot", &["bash"]),
-    ("sleep", &["sleep", "infinity"]),
+/// What curl's image begins with: arguments alone are curl's, anything else is a program of its own.
+const CURL: &[&str] = &["sh", "-c", "case \"$1\" in -*) set -- curl \"$@\";; esac; exec \"$@\"", "curl"];
+
+/// Images by the last parts of their names whose shell and tools the host's stand in for, with their entrypoint and
+/// what that gets when a pod names no arguments: as the images have it, so that `kubectl run .. -- echo x` runs `echo`.
+const TOOL_BOXES: &[(&str, &[&str], &[&str])] = &[
+    ("curlimages/curl", CURL, &["curl"]),
+    ("curlimages/curl-base", CURL, &["curl"]),
+    ("library/alpine", &[], &["sh"]),
+    ("library/bash", &[], &["bash"]),
+    ("library/busybox", &[], &["sh"]),
+    ("library/debian", &[], &["bash"]),
+    ("library/ubuntu", &[], &["bash"]),
+    ("nicolaka/netshoot", &[], &["bash"]),
+    ("sleep", &["sleep"], &["infinity"]),
 ];
 
 /// Names of images of the test server of the walkthroughs.
@@ -42,12 +45,14 @@ pub(super) fn find(reference: &Reference, written: &str) -> Option<Image> {
             ..Image::in_place_of(reference)
         });
     }
-    let (_, program) = TOOL_BOXES.iter().find(|(known, _)| is_name(path, known))?;
+    let (_, entrypoint, arguments) = TOOL_BOXES.iter().find(|(known, ..)| is_name(path, known))?;
     let substitution = format!(
         "image \"{written}\" is not pulled: a tool box stands in for it, made of this machine's /usr (read-only) and tidegate's own nc"
     );
+    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
     Some(Image {
-        entrypoint: program.iter().map(|&word| word.to_owned()).collect(),
+        entrypoint: words(entrypoint),
+        arguments: words(arguments),
         environment,
         told: substitution,
         ..Image::in_place_of(reference)
@@ -56,7 +61,7 @@ pub(super) fn find(reference: &Reference, written: &str) -> Option<Image> {
 
 /// Names that the catalogue knows, for people.
 pub(super) fn names() -> String {
-    let names: Vec<_> = TOOL_BOXES.iter().map(|(name, _)| name.trim_start_matches("library/")).collect();
+    let names: Vec<_> = TOOL_BOXES.iter().map(|(name, ..)| name.trim_start_matches("library/")).collect();
     format!("{}, istio/tcp-echo-server", names.join(", "))
 }
 
@@ -108,7 +113,12 @@ mod tests {
         ];
         for (text, program) in table {
             let reference = Reference::parse(text).unwrap();
-            let found = find(&reference, text).and_then(|image| image.entrypoint.first().cloned());
+            // What runs in the end: of curl's entrypoint, what it is called as.
+            let found = find(&reference, text).and_then(|image| {
+                if image.entrypoint.len() > 1 { image.entrypoint.last() } else { image.entrypoint.first() }
+                    .or_else(|| image.arguments.first())
+                    .cloned()
+            });
             assert_eq!(found.as_deref(), program, "{text}");
         }
     }

@@ -1,5 +1,6 @@
 //! `exec` and `logs`.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::view::{ContainerView, PodView, State};
 use super::{Inner, Kubelet, START_BOUND};
+use crate::runtime::attach::{Attached, attach};
 use crate::runtime::exec::{Command, Session};
 use crate::runtime::logs::{Follower, Selection, read};
 
@@ -31,6 +33,9 @@ pub type LogStream = mpsc::Receiver<Bytes>;
 /// Pieces of a log that wait for a slow reader: each is at most what was printed since the last look.
 const PIECES_MAX: usize = 16;
 
+/// A connection inside one machine is there or refused at once; this bounds a listener whose queue is full.
+const CONNECT_BOUND: Duration = Duration::from_secs(5);
+
 /// How often a followed log is looked at. Files cannot be waited for without a kernel facility more; a fifth of a second
 /// is not felt and costs nothing.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -39,20 +44,38 @@ impl Kubelet {
     /// Runs a command in a container. Waits until it runs, at most 10 s, and until no other pod is on its first start,
     /// so that what was applied before can be relied upon; fails at once where waiting is of no use.
     pub async fn exec(&self, pod: &Object, container: &str, command: &Command) -> Result<Session, Status> {
-        let mut view = self.view(pod)?;
-        let (run, bound) = (async { running(&mut view, pod, container).await }, START_BOUND);
         let begun = tokio::time::Instant::now();
-        let run = tokio::time::timeout(bound, run).await.map_err(|_| {
-            Status::bad_request(format!(
-                "container {container} of pod {} does not run after {} s; see `kubectl describe pod {}`",
-                pod.name(),
-                bound.as_secs(),
-                pod.name()
-            ))
-        })??;
+        let run = self.run_of(pod, container, "exec in").await?;
         // What lags after the bound is no reason to refuse: the command then sees it as it is.
-        self.quiet(bound.saturating_sub(begun.elapsed())).await;
+        self.quiet(START_BOUND.saturating_sub(begun.elapsed())).await;
         self.inner.runtime.exec(&run, command).map_err(|error| Status::internal(&linux::error::with_causes(&error)))
+    }
+
+    /// Attaches to the program of a container. Waits until it runs, as [`Self::exec`] does.
+    pub async fn attach(&self, pod: &Object, container: &str, stdin: bool) -> Result<Attached, Status> {
+        let run = self.run_of(pod, container, "attach to").await?;
+        attach(&run, stdin).await.map_err(|error| Status::internal(&linux::error::with_causes(&error)))
+    }
+
+    /// Opens a connection to a port of a pod by its own `lo`, as if from inside: no policy judges it, as none judges a
+    /// program that connects to itself.
+    pub async fn connect(&self, pod: &Object, port: u16) -> Result<tokio::net::TcpStream, Status> {
+        let refused =
+            |why: &dyn std::fmt::Display| Status::bad_request(format!("port {port} of pod {}: {why}", pod.name()));
+        let link = self.inner.node.pod_links().into_iter().find(|link| link.uid == pod.uid());
+        let netns = link.ok_or_else(|| refused(&"the pod has no network"))?.netns;
+        let dial = move || {
+            let to = |address: IpAddr| TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT_BOUND);
+            let stream = to(Ipv4Addr::LOCALHOST.into()).or_else(|error| {
+                // The first reason is the one that is told: most programs listen on both or on IPv4 alone.
+                to(Ipv6Addr::LOCALHOST.into()).map_err(|_| error)
+            })?;
+            stream.set_nonblocking(true).map(|()| stream)
+        };
+        let dialled = tokio::task::spawn_blocking(move || netns.run(dial)).await;
+        let stream = dialled.map_err(|error| refused(&error))?.map_err(|error| refused(&error))?;
+        let stream = stream.map_err(|error| refused(&error))?;
+        tokio::net::TcpStream::from_std(stream).map_err(|error| refused(&error))
     }
 
     /// What a container has printed.
@@ -77,6 +100,20 @@ impl Kubelet {
         Ok(stream)
     }
 
+    /// The records of the container's run, once it runs; `doing` is what is refused if it never will.
+    async fn run_of(&self, pod: &Object, container: &str, doing: &str) -> Result<PathBuf, Status> {
+        let mut view = self.view(pod)?;
+        let run = running(&mut view, pod, container, doing);
+        tokio::time::timeout(START_BOUND, run).await.map_err(|_| {
+            Status::bad_request(format!(
+                "container {container} of pod {} does not run after {} s; see `kubectl describe pod {}`",
+                pod.name(),
+                START_BOUND.as_secs(),
+                pod.name()
+            ))
+        })?
+    }
+
     fn view(&self, pod: &Object) -> Result<watch::Receiver<PodView>, Status> {
         let pods = self.pods();
         let entry = pods.get(pod.uid());
@@ -87,9 +124,14 @@ impl Kubelet {
 }
 
 /// The records of the container's run, when there is one.
-async fn running(view: &mut watch::Receiver<PodView>, pod: &Object, name: &str) -> Result<PathBuf, Status> {
+async fn running(
+    view: &mut watch::Receiver<PodView>,
+    pod: &Object,
+    name: &str,
+    doing: &str,
+) -> Result<PathBuf, Status> {
     loop {
-        let found = verdict(&view.borrow_and_update(), pod, name);
+        let found = verdict(&view.borrow_and_update(), pod, name, doing);
         if let Some(verdict) = found {
             return verdict;
         }
@@ -100,7 +142,7 @@ async fn running(view: &mut watch::Receiver<PodView>, pod: &Object, name: &str) 
 }
 
 /// Where to run, or why not ever; none if it may still come.
-fn verdict(view: &PodView, pod: &Object, name: &str) -> Option<Result<PathBuf, Status>> {
+fn verdict(view: &PodView, pod: &Object, name: &str, doing: &str) -> Option<Result<PathBuf, Status>> {
     let refuse = |message: String| Some(Err(Status::bad_request(message)));
     let Some(container) = view.container(name) else {
         return refuse(format!("container {name} is not valid for pod {}", pod.name()));
@@ -121,7 +163,7 @@ fn verdict(view: &PodView, pod: &Object, name: &str) -> Option<Result<PathBuf, S
             refuse(format!("container {name} of pod {} is waiting: {reason}: {message}", pod.name()))
         }
         State::Terminated { code, reason, .. } => refuse(format!(
-            "cannot exec in a stopped container: {name} of pod {} has ended with exit code {code} ({reason})",
+            "cannot {doing} a stopped container: {name} of pod {} has ended with exit code {code} ({reason})",
             pod.name()
         )),
     }

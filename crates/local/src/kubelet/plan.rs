@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::volumes::{SCRATCH_DEFAULT_BYTES, Source, Volumes};
 use crate::images::Image;
 use crate::runtime::spec::{
-    Account, ContainerSpec, File, Link, MEMORY_DEFAULT_BYTES, MemoryMount, Mount, PROCESSES_DEFAULT, Root,
+    Account, ContainerSpec, File, Input, Link, MEMORY_DEFAULT_BYTES, MemoryMount, Mount, PROCESSES_DEFAULT, Root,
 };
 
 /// What every container of a pod shares.
@@ -119,6 +119,8 @@ pub(super) fn container(
         memory,
         applets: if is_image { Vec::new() } else { crate::applets::NAMES.map(str::to_owned).to_vec() },
         tells_ready,
+        input: input(container),
+        tty: is_on(container, "tty"),
         log: log.to_owned(),
         environment,
         ..who
@@ -167,6 +169,18 @@ fn identity(pod: &Object, container: &Value, image: &Image) -> Result<ContainerS
     let own_group = if number("runAsUser").is_none() { own_group } else { "" };
     let group = number("runAsGroup").map_or_else(|| own_group.to_owned(), |group| group.to_string());
     Ok(ContainerSpec { account: Some(Account { user, group, more_groups }), ..ContainerSpec::default() })
+}
+
+fn is_on(container: &Value, name: &str) -> bool {
+    container.get(name).and_then(Value::as_bool).unwrap_or(false)
+}
+
+fn input(container: &Value) -> Input {
+    match (is_on(container, "stdin"), is_on(container, "stdinOnce")) {
+        (false, _) => Input::None,
+        (true, false) => Input::Kept,
+        (true, true) => Input::Once,
+    }
 }
 
 /// Longest argument or variable that the kernel takes (`MAX_ARG_STRLEN`, less the name). Without a bound, variables that

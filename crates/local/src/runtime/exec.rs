@@ -112,16 +112,20 @@ fn with_pipes(runtime: &Runtime, command: &mut tokio::process::Command, stdin: b
     Ok(Session { stdin, stdout: Box::new(stdout), stderr: Some(Box::new(stderr)), terminal: None, exit })
 }
 
+/// A new terminal: our end of it, from which reading does not wait, and the program's.
+pub(super) fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = rustix::pty::openpt(flags)?;
+    rustix::io::ioctl_fionbio(&master, true)?;
+    rustix::pty::grantpt(&master)?;
+    rustix::pty::unlockpt(&master)?;
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+    Ok((master, slave))
+}
+
 fn with_terminal(runtime: &Runtime, mut command: tokio::process::Command) -> Result<Session, Error> {
     let failed = |source: io::Error| inside::started("a command with a terminal", &source);
-    let kernel = |errno: rustix::io::Errno| failed(errno.into());
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let master = rustix::pty::openpt(flags).map_err(kernel)?;
-    rustix::io::ioctl_fionbio(&master, true).map_err(kernel)?;
-    rustix::pty::grantpt(&master).map_err(kernel)?;
-    rustix::pty::unlockpt(&master).map_err(kernel)?;
-    let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let slave = rustix::pty::ioctl_tiocgptpeer(&master, peer).map_err(kernel)?;
+    let (master, slave) = terminal().map_err(failed)?;
     let copy = || slave.try_clone().map(Stdio::from).map_err(failed);
     command.stdin(copy()?).stdout(copy()?).stderr(copy()?);
     let mut child = runtime.spawn(&mut command).map_err(failed)?;

@@ -203,13 +203,17 @@ fn become_program(
     let shared = memory::take(&pod, &spec.memory)?;
     kernel("start a container", process::unshare_mounts())?;
     // The shim takes hold of the new mount namespace before anything runs in it: see there.
-    let failed = |source| started("a container", &source);
+    let failed = |source: io::Error| started("a container", &source);
     status.write_all(shim::NAMESPACE_MADE).map_err(failed)?;
     io::Read::read_exact(status, &mut [0]).map_err(failed)?;
     rootfs::build(&spec, shared, &arguments.run.join(super::SCRATCH))?;
     kernel("start a container", process::leave_session())?;
     let who = account::of(&spec)?;
     let mut command = program(&spec, &who, &spec.command)?;
+    if spec.tty {
+        rustix::process::ioctl_tiocsctty(rustix::stdio::stdin()).map_err(|errno| failed(errno.into()))?;
+        command.env("TERM", "xterm");
+    }
     if let Some(ready) = ready {
         kernel("start a container", process::inherit(ready))?;
         command.env(crate::applets::READY_VARIABLE, ready.as_raw_fd().to_string());

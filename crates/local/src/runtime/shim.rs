@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -16,6 +16,7 @@ use linux::process::{self, Namespaces};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 
+use super::attach::{Attachments, ERRORS, Input, OUTPUT, STUCK_BOUND};
 use super::inside::{Arguments, OWN_PROGRAM, kernel, open_log, part, record_self, started};
 use super::spec::{self, ContainerSpec, Exit, Recorded, Root};
 use super::{INIT, RECORD_EXIT, RECORD_SANDBOX, RECORD_SHIM, RECORD_SPEC, RECORD_STATE};
@@ -53,13 +54,14 @@ pub(super) fn main(arguments: &Arguments) -> Result<ExitCode, Error> {
     })?;
     kernel("start a container", process::enter(&pod, Namespaces::PROCESS_ID))?;
     let before = linux::cgroup::ended_for_memory(&container.groups);
-    let (mut program, family) = start(arguments, &container)?;
+    let (mut program, family, mut said) = start(arguments, &container)?;
     let id = ProcessId::of(program.id());
     if let Some(id) = id {
         spec::write(&arguments.run.join(RECORD_STATE), &Recorded::from(id))?;
     }
     drop(writeln!(io::stdout(), "{STARTED}"));
-    let status = pump(&mut program, &mut log, &family)?;
+    let status = pump(&mut program, &mut said, &mut log, &family)?;
+    said.attachments.finish();
     let code = super::inside::code_of(status);
     let exit = Exit {
         code,
@@ -78,7 +80,35 @@ const KILLED: i32 = 137;
 /// What the shim says when the program runs, and serves if it promised to say so.
 pub(super) const STARTED: &str = "started";
 
-fn start(arguments: &Arguments, container: &ContainerSpec) -> Result<(Child, Family), Error> {
+/// What the program says, and everybody who hears it as it is said.
+struct Said {
+    streams: [Option<Stream>; 2],
+    attachments: Attachments,
+}
+
+impl Said {
+    /// The program's ends are its pipes, or the other end of a terminal.
+    fn by(
+        program: &mut Child,
+        terminal: Option<OwnedFd>,
+        arguments: &Arguments,
+        container: &ContainerSpec,
+    ) -> io::Result<Self> {
+        let has_input = container.input != spec::Input::None;
+        let (streams, input) = if let Some(terminal) = terminal {
+            let input = if has_input { Some(terminal.try_clone()?) } else { None };
+            ([Some(Stream::new("stdout", terminal)), None], input)
+        } else {
+            let stdout = program.stdout.take().map(|pipe| Stream::new("stdout", OwnedFd::from(pipe)));
+            let stderr = program.stderr.take().map(|pipe| Stream::new("stderr", OwnedFd::from(pipe)));
+            ([stdout, stderr], program.stdin.take().map(OwnedFd::from))
+        };
+        let input = input.map(|to| Input::new(to, container.tty, container.input == spec::Input::Once)).transpose()?;
+        Ok(Self { streams, attachments: Attachments::open(&arguments.run, input) })
+    }
+}
+
+fn start(arguments: &Arguments, container: &ContainerSpec) -> Result<(Child, Family, Said), Error> {
     let failed = |source: io::Error| started("a container", &source);
     let (mut status, told) = UnixStream::pair().map_err(failed)?;
     let (ready, tells) = io::pipe().map_err(failed)?;
@@ -90,9 +120,19 @@ fn start(arguments: &Arguments, container: &ContainerSpec) -> Result<(Child, Fam
         command.arg("--ready").arg(tells.as_raw_fd().to_string());
         kernel("start a container", process::inherit(&tells))?;
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let terminal = if container.tty {
+        let (ours, theirs) = super::exec::terminal().map_err(failed)?;
+        let copy = || theirs.try_clone().map(Stdio::from).map_err(failed);
+        command.stdin(copy()?).stdout(copy()?).stderr(copy()?);
+        Some(ours)
+    } else {
+        let stdin = if container.input == spec::Input::None { Stdio::null() } else { Stdio::piped() };
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        None
+    };
     let mut program = command.spawn().map_err(failed)?;
-    drop((told, tells));
+    // Copies of the program's end of its terminal are held until here; that they are gone is how its end is seen.
+    drop((command, told, tells));
     let family = hold_namespace(&mut status, &program);
     // Nothing more when the program runs, which closes the other end, or the reason why it does not.
     let mut failure = String::new();
@@ -107,7 +147,8 @@ fn start(arguments: &Arguments, container: &ContainerSpec) -> Result<(Child, Fam
     if container.tells_ready {
         await_ready(&ready, &program)?;
     }
-    Ok((program, family))
+    let said = Said::by(&mut program, terminal, arguments, container).map_err(failed)?;
+    Ok((program, family, said))
 }
 
 /// Waits until the program has closed its end, has ended, or the bound is over (then it counts as started as any other
@@ -130,12 +171,14 @@ fn await_ready(ready: &io::PipeReader, program: &Child) -> Result<(), Error> {
 }
 
 /// Copies output to the log until the program has ended and nobody holds its output any more.
-fn pump(program: &mut Child, log: &mut Log, family: &Family) -> Result<std::process::ExitStatus, Error> {
+fn pump(
+    program: &mut Child,
+    said: &mut Said,
+    log: &mut Log,
+    family: &Family,
+) -> Result<std::process::ExitStatus, Error> {
     let failed = |source: io::Error| started("the log of a container", &source);
-    let mut streams = [
-        program.stdout.take().map(|pipe| Stream::new("stdout", std::os::fd::OwnedFd::from(pipe))),
-        program.stderr.take().map(|pipe| Stream::new("stderr", std::os::fd::OwnedFd::from(pipe))),
-    ];
+    let Said { streams, attachments } = said;
     let mut process = match ProcessId::of(program.id()) {
         Some(id) => kernel("wait for a container", id.open())?,
         None => None,
@@ -149,11 +192,12 @@ fn pump(program: &mut Child, log: &mut Log, family: &Family) -> Result<std::proc
         if let (Some(status), true) = (status, streams.iter().all(Option::is_none)) {
             return Ok(status);
         }
-        let (ended, readable) = poll(process.as_ref(), &streams).map_err(failed)?;
+        let (ended, readable) = poll(process.as_ref(), streams, attachments).map_err(failed)?;
+        attachments.work();
         for (stream, readable) in streams.iter_mut().zip(readable) {
             if let Some(open) = stream
                 && readable
-                && !open.copy(log)?
+                && !open.copy(log, attachments)?
             {
                 *stream = None;
             }
@@ -165,13 +209,22 @@ fn pump(program: &mut Child, log: &mut Log, family: &Family) -> Result<std::proc
 }
 
 /// Waits for any of them; says whether the process has ended and which streams can be read.
-fn poll(process: Option<&PidFd>, streams: &[Option<Stream>; 2]) -> io::Result<(bool, [bool; 2])> {
-    let [first, second] = streams;
+///
+/// Streams wait while somebody who is attached does not read, for a while.
+fn poll(
+    process: Option<&PidFd>,
+    streams: &[Option<Stream>; 2],
+    attachments: &Attachments,
+) -> io::Result<(bool, [bool; 2])> {
+    let waits = attachments.is_full();
+    let [first, second] = streams.each_ref().map(|stream| stream.as_ref().filter(|_| !waits));
     let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(3);
     polled.extend(process.map(|process| PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN)));
     polled.extend([first, second].into_iter().flatten().map(|open| PollFd::new(&open.pipe, PollFlags::IN)));
+    attachments.watch(&mut polled);
+    let bound = Timespec::try_from(STUCK_BOUND).map_err(io::Error::other)?;
     loop {
-        match rustix::event::poll(&mut polled, None) {
+        match rustix::event::poll(&mut polled, waits.then_some(&bound)) {
             Ok(_) => break,
             Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
@@ -244,18 +297,24 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(name: &'static str, pipe: std::os::fd::OwnedFd) -> Self {
+    fn new(name: &'static str, pipe: OwnedFd) -> Self {
         Self { name, pipe: File::from(pipe), rest: Vec::new() }
     }
 
     /// Copies what there is; `false` at the end.
-    fn copy(&mut self, log: &mut Log) -> Result<bool, Error> {
+    fn copy(&mut self, log: &mut Log, attachments: &mut Attachments) -> Result<bool, Error> {
         let mut chunk = [0; PIECE_MAX];
         let length = match self.pipe.read(&mut chunk) {
             Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
+                return Ok(true);
+            }
+            // The last process with the terminal has ended.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => 0,
             Err(error) => return Err(started("the log of a container", &error)),
         };
+        let kind = if self.name == "stdout" { OUTPUT } else { ERRORS };
+        attachments.tell(kind, chunk.get(..length).unwrap_or_default());
         self.rest.extend_from_slice(chunk.get(..length).unwrap_or_default());
         let mut lines = Vec::new();
         let now = jiff::Timestamp::now();
@@ -335,7 +394,8 @@ mod tests {
         writer.write_all(b"\nshort\ntail").unwrap();
         drop(writer);
         let mut stream = Stream::new("stdout", reader.into());
-        while stream.copy(&mut log).unwrap() {}
+        let mut nobody = Attachments::open(directory.path(), None);
+        while stream.copy(&mut log, &mut nobody).unwrap() {}
         let text = std::fs::read_to_string(&path).unwrap();
         let tags: Vec<(&str, usize)> = text
             .lines()

@@ -50,6 +50,12 @@ pub struct ContainerSpec {
     pub applets: Vec<String>,
     /// The program closes the descriptor named by `applets::READY_VARIABLE` once it serves.
     pub tells_ready: bool,
+    /// Its input.
+    #[serde(default)]
+    pub input: Input,
+    /// It has a terminal.
+    #[serde(default)]
+    pub tty: bool,
     /// Where its output goes.
     pub log: PathBuf,
     /// What whoever takes it over after this process wants to know.
@@ -75,6 +81,18 @@ pub struct Account {
     pub group: String,
     /// Further groups, besides those that the image puts the user in.
     pub more_groups: Vec<u32>,
+}
+
+/// Whether a program has an input that can be attached to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Input {
+    /// It has none.
+    #[default]
+    None,
+    /// For as long as it runs.
+    Kept,
+    /// Until the first client that had it leaves.
+    Once,
 }
 
 /// A file made for the container.
