@@ -135,6 +135,7 @@ impl Mesh {
             settled: settle,
             revision: 0,
             pending: meaning::Meaning::EVERYTHING,
+            forgets: None,
             said: None,
         };
         let stopped = ending.clone();

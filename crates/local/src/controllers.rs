@@ -21,10 +21,12 @@ use std::sync::Arc;
 
 use api::{Key, Objects, Write};
 
+use crate::events;
 use crate::node::Ranges;
 pub(crate) use endpoints::{addresses as pod_addresses, slices_of};
 pub use node::NODE_NAME;
 use plan::Plan;
+pub(crate) use plan::hash;
 pub(crate) use services::vips as service_vips;
 
 /// Which objects changed since the last look.
@@ -52,12 +54,16 @@ pub struct Cluster {
     pub ranges: Ranges,
     /// Release of the kernel.
     pub kernel: String,
+    /// CPUs of the machine.
+    pub cpus: u64,
+    /// Bytes of memory that pods may have together.
+    pub memory_bytes: u64,
     /// Certificate of the mesh's CA, for the config map `kube-root-ca.crt`.
     pub ca_pem: String,
 }
 
 /// Objects that nothing follows from, and of which there are many.
-const LEAVES: &[(&str, &str)] = &[("", "events"), ("events.k8s.io", "events"), ("coordination.k8s.io", "leases")];
+const LEAVES: &[(&str, &str)] = &[("", "events"), ("coordination.k8s.io", "leases")];
 
 /// The writes that are wanted now. Before the next call all events up to the last of these writes must be in `objects`.
 pub fn reconcile(objects: &Objects, changed: &Changed, context: &Context) -> Vec<Write> {
@@ -82,7 +88,12 @@ pub fn reconcile(objects: &Objects, changed: &Changed, context: &Context) -> Vec
         endpoints::reconcile(&mut plan, &namespace);
     }
     garbage::collect(&mut plan, changed);
-    plan.into_writes()
+    let mut writes = plan.into_writes();
+    let tells = |key: &Key| key.is("", "events");
+    if (changed.everything || changed.keys.iter().any(tells)) && events::are_too_many(objects) {
+        writes.extend(events::surplus(objects, context.now).0);
+    }
+    writes
 }
 
 /// When time alone changes what is wanted next, without any object changing, and for which object: look at that one then.

@@ -31,6 +31,7 @@ mod pod;
 pub(crate) mod probe;
 mod report;
 mod stored;
+mod told;
 mod view;
 mod volumes;
 
@@ -98,6 +99,7 @@ struct Inner {
     pods: Mutex<HashMap<String, Entry>>,
     /// Pods that live on from an earlier kubelet, until they are observed.
     adopted: Mutex<HashMap<String, adopt::Adopted>>,
+    told: told::Told,
     /// Counts what may let a start succeed that has failed: configuration that came, an address that became free.
     new: watch::Sender<u64>,
     images: Store,
@@ -131,7 +133,7 @@ impl Kubelet {
     /// A kubelet without pods; [`Self::observe`] brings them. Runs on the current tokio runtime.
     pub fn start(node: Arc<Node>, runtime: Runtime, hooks: Hooks) -> Self {
         let images = Store::of(runtime.data_dir());
-        let (new, images_new) = (watch::Sender::new(0), watch::Sender::new(0));
+        let (told, new, images_new) = (told::Told::default(), watch::Sender::new(0), watch::Sender::new(0));
         Self {
             inner: Arc::new(Inner {
                 node,
@@ -139,6 +141,7 @@ impl Kubelet {
                 hooks,
                 pods: Mutex::default(),
                 adopted: Mutex::default(),
+                told,
                 new,
                 images,
                 images_new,

@@ -4,6 +4,7 @@ pub mod applets;
 pub mod controllers;
 pub mod dns;
 pub mod error;
+pub mod events;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod images;

@@ -170,7 +170,9 @@ impl Node {
     /// What controllers need to know of this node.
     pub fn cluster(&self, ca_pem: &str) -> Arc<Cluster> {
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-        Arc::new(Cluster { ranges: self.ranges, kernel, ca_pem: ca_pem.to_owned() })
+        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
+        let memory_bytes = crate::runtime::mesh_memory_bytes();
+        Arc::new(Cluster { ranges: self.ranges, kernel, cpus, memory_bytes, ca_pem: ca_pem.to_owned() })
     }
 
     /// The namespace, addresses and link of a pod; made if it has none yet. Blocks for a few milliseconds.

@@ -71,6 +71,11 @@ pub(crate) fn part(name: &str, arguments: Vec<String>) -> Option<ExitCode> {
     inside::entry(name, arguments)
 }
 
+/// Bytes of memory that all pods of a mesh may have together.
+pub(crate) fn mesh_memory_bytes() -> u64 {
+    bounds::of_mesh().memory_bytes
+}
+
 /// Where the pods of one mesh live.
 #[derive(Debug, Clone)]
 pub struct Runtime {

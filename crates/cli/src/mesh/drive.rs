@@ -7,6 +7,7 @@
 //! Whoever waits for `settled` to reach the revision of a write knows that its consequences are in force.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use api::{Change, Event, Key, Objects, Write};
@@ -19,6 +20,7 @@ use futures_util::future::join_all;
 use local::controllers::{self, Changed, Cluster, Context};
 use policy::{Mesh, Snapshot};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::enforced;
@@ -33,7 +35,7 @@ use local::vip::Vips;
 const ROUNDS_MAX: usize = 64;
 
 /// Between two looks at something that is due and stays so (a write was refused): it must not keep the loop busy.
-const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Everything that the loop moves.
 pub(super) struct Driver {
@@ -53,6 +55,8 @@ pub(super) struct Driver {
     pub(super) revision: u64,
     /// What the events absorbed since the last look ask for.
     pub(super) pending: Meaning,
+    /// When events are to be looked at that may be over; never, as long as there are none.
+    pub(super) forgets: Option<Instant>,
     /// The mesh that was enforced last, and what became of it.
     pub(super) said: Option<(Mesh, Report)>,
 }
@@ -69,6 +73,7 @@ impl Driver {
                     first.take().unwrap_or_else(|| Changed::keys(keys))
                 }
                 changed = time_passes(&self.objects), if first.is_none() => changed,
+                () = until(self.forgets), if first.is_none() => Changed::keys(self.forget_events().await?),
             };
             self.reconcile(changed).await?;
             while self.pending != Meaning::default() {
@@ -78,12 +83,27 @@ impl Driver {
         }
     }
 
+    /// Deletes the events that are over, and notes when the next one will be.
+    async fn forget_events(&mut self) -> Result<Vec<Key>> {
+        let now = jiff::Timestamp::now();
+        let (writes, next) = {
+            let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+            local::events::surplus(&objects, now)
+        };
+        let wait = next.map(|next| Duration::try_from(next.duration_since(now)).unwrap_or_default());
+        self.forgets = wait.map(|wait| Instant::now() + wait);
+        if writes.is_empty() { Ok(Vec::new()) } else { self.commit(writes).await }
+    }
+
     fn absorb(&mut self, batch: apiserver::Batch) -> Vec<Key> {
         {
             let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
             batch.events.iter().for_each(|event| objects.apply(event));
         }
         for event in &batch.events {
+            if event.key.is("", "events") && self.forgets.is_none() {
+                self.forgets = Some(Instant::now());
+            }
             self.kubelet.observe(event);
             self.pending = self.pending.and(Meaning::of(event));
             if let Some(workload) = gone_pod(event) {
@@ -177,7 +197,7 @@ impl Driver {
 async fn time_passes(objects: &RwLock<Objects>) -> Changed {
     let due = controllers::due(&objects.read().unwrap_or_else(PoisonError::into_inner));
     let Some((time, key)) = due else { return std::future::pending().await };
-    let left = std::time::Duration::try_from(time.duration_since(jiff::Timestamp::now())).unwrap_or_default();
+    let left = Duration::try_from(time.duration_since(jiff::Timestamp::now())).unwrap_or_default();
     tokio::time::sleep(left.max(LOOK_AGAIN)).await; // timer: what is due then
     Changed::keys([key])
 }
@@ -187,6 +207,13 @@ fn gone_pod(event: &Event) -> Option<policy::WorkloadId> {
     let is_pod = event.key.is("", "pods") && matches!(event.change, Change::Deleted { .. });
     let namespace = event.key.namespace.as_deref().filter(|_| is_pod)?;
     Some(policy::WorkloadId::new(namespace, &event.key.name))
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await, // timer: the end of an event's hour
+        None => std::future::pending().await,
+    }
 }
 
 fn seed() -> Result<u64> {

@@ -88,6 +88,7 @@ fn advance(plan: &mut Plan<'_>, deployment: &Object, sets: &[&Arc<Object>]) {
             }
         }
         Some(new) => {
+            note(plan, deployment, new);
             for (set, wanted) in rollout::steps(plan.objects, &bounds, new, &old) {
                 scale(plan, deployment, set, wanted);
             }
@@ -104,6 +105,16 @@ fn number_template(plan: &mut Plan<'_>, deployment: &Object, new: Option<&Arc<Ob
     }
     if revision(deployment) != number {
         plan.patch(key("apps", "deployments", deployment), patch);
+    }
+}
+
+/// What is noted at the deployment (why it was changed, among others) is noted at its present replica set too.
+fn note(plan: &mut Plan<'_>, deployment: &Object, new: &Object) {
+    let own = [LAST_APPLIED, REVISION, DESIRED, MAXIMUM];
+    let differs = |(name, value): &(&str, &str)| !own.contains(name) && new.annotation(name) != Some(value);
+    let noted: Value = deployment.annotations().filter(differs).collect();
+    if noted.as_object().is_some_and(|noted| !noted.is_empty()) {
+        plan.patch(key("apps", "replicasets", new), json!({ "metadata": { "annotations": noted } }));
     }
 }
 

@@ -3,8 +3,12 @@
 use api::{Key, Object};
 use serde_json::{Value, json};
 
+use super::Cluster;
 use super::plan::{Plan, key, with_condition};
 use crate::images::architecture;
+
+/// The namespace of the nodes' leases.
+const LEASES: &str = "kube-node-lease";
 
 /// Name of the node object.
 pub const NODE_NAME: &str = "tidegate";
@@ -19,21 +23,29 @@ pub(super) fn reconcile(plan: &mut Plan<'_>) {
         plan.create(node);
         return;
     };
+    lease(plan);
     let ranges = plan.cluster().ranges;
     let mut conditions = node.items_at("/status/conditions").to_vec();
+    // Told once: the node is there as long as its mesh is, and no clock runs for it.
+    let since = conditions.iter().find_map(|condition| condition.get("lastHeartbeatTime").cloned());
     let ready = json!({
         "type": "Ready", "status": "True", "reason": "KubeletReady", "message": "tidegate runs pods on this machine",
+        "lastHeartbeatTime": since.unwrap_or_else(|| Value::from(plan.now())),
     });
     with_condition(&mut conditions, &ready, &plan.now());
-    let pods = ranges.pods_v4.usable().to_string();
+    let Cluster { cpus, memory_bytes, .. } = plan.cluster();
+    let resources = json!({
+        "cpu": cpus.to_string(), "memory": format!("{}Ki", memory_bytes / 1024),
+        "pods": ranges.pods_v4.usable().to_string(),
+    });
     let status = json!({
         "addresses": [
             { "type": "InternalIP", "address": ranges.node_v4.to_string() },
             { "type": "InternalIP", "address": ranges.node_v6.to_string() },
             { "type": "Hostname", "address": NODE_NAME },
         ],
-        "capacity": { "pods": pods.as_str() },
-        "allocatable": { "pods": pods.as_str() },
+        "capacity": resources,
+        "allocatable": resources,
         "conditions": conditions,
         "nodeInfo": {
             "architecture": architecture(), "operatingSystem": "linux", "osImage": "this machine", "kernelVersion": plan.cluster().kernel,
@@ -43,6 +55,16 @@ pub(super) fn reconcile(plan: &mut Plan<'_>) {
         },
     });
     plan.patch_status(Key::cluster("", "nodes", NODE_NAME), node, &status);
+}
+
+/// `kubectl describe node` asks who holds the node; whoever runs the mesh does, for as long as it runs.
+fn lease(plan: &mut Plan<'_>) {
+    let there = plan.objects.find("", "namespaces", None, LEASES).is_some_and(|found| !found.is_deleting());
+    if there && plan.objects.find("coordination.k8s.io", "leases", Some(LEASES), NODE_NAME).is_none() {
+        let mut lease = Object::named("coordination.k8s.io/v1", "Lease", Some(LEASES), NODE_NAME);
+        lease.set("/spec/holderIdentity", NODE_NAME);
+        plan.create(lease);
+    }
 }
 
 /// Gives pods without node the one there is.

@@ -1,9 +1,14 @@
 //! The writes that one look collects, and what all controllers need to make them.
 
 use api::{Key, Object, Objects, Write};
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::{Cluster, Context};
+use crate::events::{self, Happening, Source};
+
+/// Who tells what controllers do.
+const SOURCE: Source = Source { component: "tidegate", host: "" };
 
 /// Letters of random names: those of Kubernetes, without vowels and look-alikes, so that no words come out.
 const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -69,24 +74,12 @@ impl<'a> Plan<'a> {
 
     /// Tells what was done about an object.
     pub(super) fn event(&mut self, about: &Object, reason: &str, message: &str) {
-        let (Some(namespace), now) = (about.namespace(), self.now()) else { return };
-        let name = format!("{}.{:016x}", about.name(), self.next_random());
-        let mut event = Object::named("v1", "Event", Some(namespace), &name);
-        event.set(
-            "/involvedObject",
-            json!({
-                "apiVersion": about.api_version(), "kind": about.kind(), "namespace": namespace,
-                "name": about.name(), "uid": about.uid(),
-            }),
-        );
-        event.set("/reason", reason);
-        event.set("/message", message);
-        event.set("/type", "Normal");
-        event.set("/source", json!({ "component": "tidegate" }));
-        event.set("/firstTimestamp", now.as_str());
-        event.set("/lastTimestamp", now);
-        event.set("/count", 1);
-        self.create(event);
+        let what = Happening { kind: "Normal", reason, message };
+        // Each at a moment of its own, however many one look tells.
+        let nanoseconds = i64::try_from(self.writes.len()).unwrap_or(0);
+        let now = self.context.now.saturating_add(SignedDuration::from_nanos(nanoseconds)).unwrap_or(self.context.now);
+        let before = events::same(self.objects, about, what, SOURCE);
+        self.writes.extend(events::telling(about, what, SOURCE, now, before));
     }
 
     /// Random letters for the end of a name.
@@ -116,7 +109,7 @@ pub(super) fn letters(mut number: u64, count: usize) -> String {
 }
 
 /// A hash of a JSON value that the order of keys and explicit nulls do not change (FNV-1a, 64 bits).
-pub(super) fn hash(value: &Value) -> u64 {
+pub(crate) fn hash(value: &Value) -> u64 {
     let mut state = 0xcbf2_9ce4_8422_2325;
     feed(&mut state, value);
     state

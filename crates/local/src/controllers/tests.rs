@@ -32,7 +32,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let ranges = Ranges::choose("0badcafe".parse().unwrap(), &[]).unwrap();
-        let cluster = Arc::new(Cluster { ranges, kernel: "6.1.0".to_owned(), ca_pem: "CA".to_owned() });
+        let (kernel, ca_pem) = ("6.1.0".to_owned(), "CA".to_owned());
+        let cluster = Arc::new(Cluster { ranges, kernel, cpus: 2, memory_bytes: 1 << 30, ca_pem });
         let kinds = Kinds::builtin();
         let mut world =
             Self { objects: Objects::new(), kinds, revision: 0, seconds: 0, changed: Vec::new(), cluster, runs: true };

@@ -16,12 +16,16 @@ use super::adopt::{self, Adopted};
 use super::container::{self, Shared};
 use super::view::{ContainerView, PodView, Role, State};
 use super::{Inner, plan, report, volumes};
+use crate::events::{self, Happening, Source};
 use crate::ipam;
 use crate::node::PodLink;
 use crate::runtime::spec::PodSpec;
 
 /// Before a failed step of a pod's start is tried again, unless something new comes before that.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
+
+/// Who tells what happens to pods.
+const SOURCE: Source = Source { component: "kubelet", host: crate::controllers::NODE_NAME };
 
 /// How long a pod may take to end if it does not say (Kubernetes).
 const GRACE_DEFAULT: u64 = 30;
@@ -51,6 +55,7 @@ pub(super) async fn run(
     // Another pod may have its name by now.
     let write = Write::End { key: super::key(&pod), uid: pod.uid().to_owned() };
     let ended = (inner.hooks.write)(write).await;
+    inner.told.forget(pod.uid());
     if let (Ok(last), Some(link)) = (ended, freed) {
         prove_gone(&inner, last.revision(), link).await;
     }
@@ -420,13 +425,23 @@ fn change(views: &watch::Sender<PodView>, change: impl FnOnce(&mut PodView)) {
 
 /// Tells an event of a pod; one that cannot be stored is logged.
 pub(super) async fn tell(inner: &Inner, pod: &Object, kind: &str, reason: &str, message: &str) {
-    let event = report::event(pod, kind, reason, message, Timestamp::now());
-    if let Err(status) = (inner.hooks.write)(Write::Create(event)).await {
-        if status.reason() == "Forbidden" {
-            // The namespace is being deleted: nobody is left to read it.
-            return;
-        }
-        tracing::warn!(pod = pod.name(), reason, why = status.message(), "an event cannot be stored");
+    let what = Happening { kind, reason, message };
+    let telling = |before: Option<&Object>| events::telling(pod, what, SOURCE, Timestamp::now(), before);
+    let before = inner.told.last(pod, what);
+    let Some(write) = telling(before.as_deref()) else { return };
+    let mut told = (inner.hooks.write)(write).await;
+    if before.is_some()
+        && told.as_ref().is_err_and(|status| status.code() == 404)
+        && let Some(write) = telling(None)
+    {
+        // It was forgotten since: this one is the first again.
+        told = (inner.hooks.write)(write).await;
+    }
+    match told {
+        Ok(event) => inner.told.note(pod, what, event),
+        // The namespace is being deleted: nobody is left to read it.
+        Err(status) if status.reason() == "Forbidden" => {}
+        Err(status) => tracing::warn!(pod = pod.name(), reason, why = status.message(), "an event cannot be stored"),
     }
 }
 

@@ -8,8 +8,11 @@ use super::view::{ContainerView, PodView, Role, State};
 
 /// The whole status.
 pub(super) fn status(pod: &Object, view: &PodView, host: &str, now: Timestamp) -> Value {
+    // Of a pod that is not run there are no containers to tell of.
+    let refused = view.failed.as_ref();
     let of = |wanted: fn(Role) -> bool| -> Vec<Value> {
-        view.containers.iter().filter(|container| wanted(container.role)).map(container).collect()
+        let ran = |view: &&ContainerView| refused.is_none() || !matches!(view.state, State::Waiting { .. });
+        view.containers.iter().filter(|container| wanted(container.role)).filter(ran).map(container).collect()
     };
     let ready = view.failed.is_none() && view.initialized && serving(view).all(|container| container.ready);
     let unready: Vec<&str> =
@@ -153,27 +156,4 @@ fn state(state: &State) -> Value {
             json!({ "terminated": inner })
         }
     }
-}
-
-/// An event about a pod.
-pub(super) fn event(pod: &Object, kind: &str, reason: &str, message: &str, now: Timestamp) -> Object {
-    let namespace = pod.namespace().unwrap_or("default");
-    // Unique as in Kubernetes: the object's name and the time in hexadecimal.
-    let name = format!("{}.{:x}", pod.name(), now.as_nanosecond());
-    let mut event = Object::named("v1", "Event", Some(namespace), &name);
-    event.set(
-        "/involvedObject",
-        json!({
-            "kind": "Pod", "namespace": namespace, "name": pod.name(), "uid": pod.uid(), "apiVersion": "v1",
-            "resourceVersion": pod.str_at("/metadata/resourceVersion"),
-        }),
-    );
-    event.set("/reason", reason);
-    event.set("/message", message);
-    event.set("/type", kind);
-    event.set("/count", 1);
-    event.set("/firstTimestamp", time::seconds(now));
-    event.set("/lastTimestamp", time::seconds(now));
-    event.set("/source", json!({ "component": "kubelet", "host": crate::controllers::NODE_NAME }));
-    event
 }

@@ -58,7 +58,7 @@ pub(super) fn remove_all_but(run_dir: &Path, kept: &BTreeSet<String>) -> Result<
     )
 }
 
-fn of_mesh() -> Bounds {
+pub(super) fn of_mesh() -> Bounds {
     let system = rustix::system::sysinfo();
     let memory = u64::from(system.mem_unit).saturating_mul(system.totalram);
     // The lower one is what the machine runs out of first; a kernel without these files has the old fixed number.

@@ -66,6 +66,13 @@ impl Store {
                 let key = Key::namespaced("", "events", object.namespace().unwrap(), object.name());
                 Ok(self.put(key, object))
             }
+            Write::PatchMeta { key, patch } => {
+                let mut object = (*self.get(&key).ok_or_else(|| Status::not_found(&key))?).clone().into_value();
+                api::patch::merge(&mut object, &patch);
+                let object = Object::new(object).unwrap();
+                self.told.lock().unwrap().push(format!("{}: {}", object.str_at("/reason"), object.str_at("/message")));
+                Ok(self.put(key, object))
+            }
             Write::PatchStatus { key, patch } => {
                 let found = self.get(&key).ok_or_else(|| Status::not_found(&key))?;
                 if patch.pointer("/metadata/uid").is_some_and(|uid| *uid != found.uid()) {
