@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::object::{Key, Object};
 
@@ -86,5 +86,53 @@ impl Change {
             Self::Put { old, .. } => old.as_ref(),
             Self::Deleted { old } => Some(old),
         }
+    }
+}
+
+/// Fields of `v1` events and what `events.k8s.io/v1` calls them.
+const NEWER: [(&str, &str); 7] = [
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+    ("reportingComponent", "reportingController"),
+];
+
+/// Makes a `v1` event one of `events.k8s.io/v1`, but for its `apiVersion`.
+pub(crate) fn to_newer(event: &mut Object) {
+    for (old, new) in NEWER {
+        if let Some(value) = event.remove(&format!("/{old}")) {
+            event.set(&format!("/{new}"), value);
+        }
+    }
+    if event.at("/eventTime").is_null() {
+        event.set("/eventTime", json!(null));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::kinds::Kinds;
+    use crate::object::Object;
+
+    #[test]
+    fn an_event_is_shown_in_both_groups() {
+        let stored = Object::new(json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "a", "namespace": "n"},
+            "involvedObject": {"kind": "Pod"}, "message": "m", "count": 2, "lastTimestamp": "t", "source": {"component": "c"}}))
+        .unwrap();
+        let kinds = Kinds::builtin();
+        let newer = kinds.by_resource("events.k8s.io", "events").unwrap();
+        assert_eq!(newer.key(Some("n"), "a"), kinds.by_resource("", "events").unwrap().key(Some("n"), "a"));
+        let shown = newer.convert(&stored, "v1");
+        assert_eq!(
+            shown.value(),
+            &json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "a", "namespace": "n"},
+                "regarding": {"kind": "Pod"}, "note": "m", "deprecatedCount": 2, "deprecatedLastTimestamp": "t",
+                "deprecatedSource": {"component": "c"}, "eventTime": null})
+        );
     }
 }

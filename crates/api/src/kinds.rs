@@ -16,6 +16,8 @@ use crate::status::Status;
 
 /// Verbs of a kind that is stored.
 pub const VERBS_STORED: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// Verbs of a kind of which there is never an object.
+pub const VERBS_READ: &[&str] = &["get", "list", "watch"];
 /// Verbs of a kind that is only asked, never stored.
 pub const VERBS_REVIEW: &[&str] = &["create"];
 /// Verbs of subresources that show a part of the object.
@@ -46,6 +48,8 @@ pub struct Kind {
     pub versions: Vec<Version>,
     /// Whether it comes with the server, not from a `CustomResourceDefinition`.
     pub builtin: bool,
+    /// The group whose objects of the same plural it shows in another shape; none for a kind of its own.
+    pub view_of: Option<&'static str>,
 }
 
 /// One version of a kind.
@@ -214,6 +218,11 @@ impl Kind {
         crate::object::resource(&self.group, &self.plural)
     }
 
+    /// The group under which objects are stored.
+    pub fn stored_group(&self) -> &str {
+        self.view_of.unwrap_or(&self.group)
+    }
+
     /// Whether objects are stored at all.
     pub fn stored(&self) -> bool {
         self.verbs.contains(&"get")
@@ -224,6 +233,14 @@ impl Kind {
         self.version(version)?.subresources.iter().find(|part| part.name == name)
     }
 
+    /// What it is, in words, where no schema says so.
+    pub fn words(&self) -> &'static str {
+        match self.kind.as_str() {
+            "CustomResourceDefinition" => "A kind of objects that the server stores besides those that it knows.",
+            _ => "A kind that this mesh does not run: there is none, and none can be made.",
+        }
+    }
+
     /// Whether `status` is a subresource of the version, so that plain writes leave it alone.
     pub fn has_status(&self, version: &str) -> bool {
         self.subresource(version, "status").is_some()
@@ -232,7 +249,7 @@ impl Kind {
     /// A key of this kind; the namespace is ignored for cluster-scoped kinds.
     pub fn key(&self, namespace: Option<&str>, name: &str) -> Key {
         Key {
-            group: self.group.clone(),
+            group: self.stored_group().to_owned(),
             plural: self.plural.clone(),
             namespace: namespace.filter(|_| self.namespaced).map(str::to_owned),
             name: name.to_owned(),
@@ -254,10 +271,14 @@ impl Kind {
         Ok(self.key(object.namespace(), object.name()))
     }
 
-    /// The same object with the `apiVersion` of another version; all versions of a kind have one shape here.
+    /// The same object with the `apiVersion` of another version; all versions of a kind have one shape here, but that of
+    /// a view is its own.
     #[must_use]
     pub fn convert(&self, object: &Object, version: &str) -> Object {
         let mut object = object.clone();
+        if self.view_of.is_some() {
+            crate::events::to_newer(&mut object);
+        }
         object.set("/apiVersion", Value::from(self.api_version(version)));
         object
     }

@@ -5,6 +5,7 @@
 
 mod core;
 mod faults;
+mod node;
 mod parse;
 mod walk;
 
@@ -32,7 +33,8 @@ pub struct Schema {
 
 /// The shape of one value.
 #[derive(Clone, Debug, Default)]
-struct Node {
+#[expect(clippy::struct_excessive_bools, reason = "the properties of a schema are independent of one another")]
+pub(crate) struct Node {
     shape: Shape,
     nullable: bool,
     /// Keep what is not described.
@@ -49,6 +51,12 @@ struct Node {
     one_of: Vec<Self>,
     not: Option<Box<Self>>,
     keys: ListKeys,
+    /// No two elements of the list may be one.
+    distinct: bool,
+    /// A mapping that is set as a whole.
+    atomic: bool,
+    /// Typed servers have the field always, if only empty.
+    always: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,7 +86,7 @@ struct Bounds {
 
 /// Which items of a list are one element.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum ListKeys {
+pub(crate) enum ListKeys {
     #[default]
     Atomic,
     Set,
@@ -89,6 +97,11 @@ impl Schema {
     /// Reads an OpenAPI v3 schema as `CustomResourceDefinitions` carry it; `field` is where it stands, for the causes.
     pub fn parse(document: &Value, field: &str) -> Result<Self, Vec<Cause>> {
         parse::schema(document, field)
+    }
+
+    /// The shape of the whole object.
+    pub(crate) const fn root(&self) -> &Node {
+        &self.root
     }
 
     /// The schema of a built-in kind.

@@ -6,6 +6,8 @@
 //! mapping. `!` marks what must be given, `?` a scalar whose zero differs from its absence. A field named `@` is inlined. A number 0
 //! is one that is not known here: such a field comes in JSON. The fields are those of Kubernetes 1.37, and of 1.35 what 1.37 took out.
 
+pub(crate) mod rules;
+
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -69,6 +71,12 @@ impl Types {
     /// The type of whole objects of a kind.
     pub(crate) fn root(&self, api_version: &str, kind: &str) -> Option<&'static str> {
         self.roots.get(&(api_version, kind)).copied()
+    }
+
+    /// All types with their fields.
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &[Field])> {
+        self.types.iter().map(|(name, fields)| (*name, fields.as_slice()))
     }
 
     /// The types of all whole objects.

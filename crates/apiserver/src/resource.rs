@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::kinds::VERBS_READ;
 use api::patch::{self, PatchType};
 use api::table::Include;
 use api::{Key, Kind, Kinds, Object, Status};
@@ -13,13 +14,14 @@ use crate::request::Place;
 use crate::route::Ask;
 use crate::server::Inner;
 use crate::store::Work;
-use crate::write::{self, DeleteOptions, Manner, Propagation, Target, UnknownFields};
+use crate::write::{self, Claim, DeleteOptions, Manner, Propagation, Target, UnknownFields};
 use crate::{Body, reply, review, stream};
 
 mod decode;
 mod held;
 mod list;
 mod scale;
+mod writer;
 
 pub(crate) use list::Selection;
 
@@ -60,6 +62,9 @@ impl Resource {
         match (method, self.place.name.is_some(), part.as_deref()) {
             (Method::GET | Method::HEAD, false, None) if self.kind.stored() => list::list(inner, &self),
             (Method::GET | Method::HEAD, true, None | Some("status")) => list::get(inner, &self),
+            (Method::POST | Method::PUT | Method::PATCH | Method::DELETE, _, None) if self.kind.verbs == VERBS_READ => {
+                Err(self.not_run())
+            }
             (Method::POST, false, None) if self.kind.stored() => self.create(inner).await,
             (Method::GET | Method::HEAD, true, Some("scale")) => {
                 let scale = scale::of(&*list::stored(inner, &self.key())?)?;
@@ -76,10 +81,14 @@ impl Resource {
                 let pod = list::stored(inner, &self.key())?;
                 stream::exec(inner, pod, self.ask, part == "attach").await
             }
-            (Method::GET | Method::POST, true, Some(part @ ("exec" | "attach"))) => {
-                let pod = list::stored(inner, &self.key())?;
-                stream::exec(inner, pod, self.ask, part == "attach").await
-            }
+            (_, true, Some("ephemeralcontainers")) => Err(Status::forbidden(
+                &self.key(),
+                "containers are not added to running pods here; look into one with `kubectl exec`, or change a copy of the pod: `kubectl debug POD --copy-to=NAME`",
+            )),
+            (Method::POST, true, Some("token")) => Err(Status::forbidden(
+                &self.key(),
+                "tokens of service accounts are not issued here: pods cannot reach the API server, and their identity is attested by the kernel without one",
+            )),
             (Method::POST, false, None) => review::answer(&self.kind.plural, Object::new(self.body()?)?),
             (Method::PUT, true, None | Some("status" | "finalize")) => self.update(inner).await,
             (Method::PATCH, true, None | Some("status")) => self.patch(inner).await,
@@ -87,6 +96,22 @@ impl Resource {
             (Method::DELETE, false, None) if self.kind.stored() => self.delete_selected(inner).await,
             _ => Err(Status::method_not_allowed()),
         }
+    }
+
+    /// What is answered to a write of a kind that is never there.
+    fn not_run(&self) -> Status {
+        let resource = self.kind.resource();
+        if self.kind.view_of.is_some() {
+            let message = format!("{resource} are shown only; make and delete them as {}", self.kind.plural);
+            return Status::failure(405, "MethodNotAllowed", message);
+        }
+        Status::failure(
+            405,
+            "MethodNotAllowed",
+            format!(
+                "{resource} are not run by this mesh; what it runs is listed by `kubectl api-resources --verbs=create`"
+            ),
+        )
     }
 
     pub(crate) fn headers(&self) -> &HeaderMap {
@@ -130,7 +155,8 @@ impl Resource {
                 return Err(Status::bad_request(format!("dryRun: unsupported value `{other}`; the only one is All")));
             }
         };
-        Ok(inner.manner(unknown_fields, dry_run, false))
+        let claim = Claim::By { name: writer::name(self)?, part: self.place.subresource.clone().unwrap_or_default() };
+        Ok(inner.manner(unknown_fields, dry_run, claim))
     }
 
     fn body(&self) -> Result<Value, Status> {
@@ -151,8 +177,13 @@ impl Resource {
 
     async fn patch(&self, inner: &Arc<Inner>) -> Result<Response<Body>, Status> {
         let (manner, target, (patch_type, patch)) = (self.manner(inner)?, self.target(), self.patch_body()?);
-        let work: Work =
-            Box::new(move |stage| write::patch(stage, &manner, &target, |old| patch::apply(patch_type, old, &patch)));
+        let force = writer::force(self, patch_type)?;
+        let work: Work = if patch_type == PatchType::Apply {
+            let config = Object::new(patch)?;
+            Box::new(move |stage| write::apply(stage, &manner, &target, config, force))
+        } else {
+            Box::new(move |stage| write::patch(stage, &manner, &target, |old| patch::apply(patch_type, old, &patch)))
+        };
         self.write(inner, work).await
     }
 
@@ -173,7 +204,8 @@ impl Resource {
 
     fn patch_body(&self) -> Result<(PatchType, Value), Status> {
         let media_type = self.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        Ok((PatchType::of(media_type, &self.kind)?, decode::patch(self.ask.request.body())?))
+        let patch_type = PatchType::of(media_type, &self.kind)?;
+        Ok((patch_type, decode::patch(patch_type, self.ask.request.body())?))
     }
 
     async fn delete(&self, inner: &Arc<Inner>) -> Result<Response<Body>, Status> {

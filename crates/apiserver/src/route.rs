@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::authn::User;
 use crate::request::{Place, Query};
 use crate::server::Inner;
-use crate::{Body, discovery, openapi, reply, resource};
+use crate::{Body, discovery, reply, resource};
 
 /// The version that the server gives itself: clients choose their behaviour by its number, and all of 1.20 to 1.37 accept this one.
 const VERSION: &str = "v1.32.0+tidegate";
@@ -41,7 +41,7 @@ pub(crate) async fn answer(inner: &Arc<Inner>, request: Request<Bytes>, user: Us
     let kinds = inner.kinds.of(&inner.store.state().objects);
     if reads {
         let found = discovery::answer(&kinds, &path, request.headers(), inner.address())
-            .or_else(|| openapi::answer(&kinds, &path, request.headers(), &query));
+            .or_else(|| inner.documents.answer(&kinds, &path, request.headers(), &query));
         if let Some(response) = found {
             return response;
         }

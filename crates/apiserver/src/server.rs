@@ -15,13 +15,14 @@ use tokio_util::sync::CancellationToken;
 use crate::authn::User;
 use crate::ca::{self, Credentials};
 use crate::kindcache::KindCache;
+use crate::openapi::Documents;
 use crate::store::{Store, Work};
 use crate::stream::Sessions;
-use crate::write::{self, DeleteOptions, Manner, NAMESPACES, Target, UnknownFields};
+use crate::write::{self, Claim, DeleteOptions, Manner, NAMESPACES, Target, UnknownFields};
 use crate::{Body, Error, Feed, Hooks, kubeconfig, route, serve};
 
 /// Namespaces that always exist.
-const NAMESPACES_BUILTIN: [&str; 2] = ["default", "kube-system"];
+const NAMESPACES_BUILTIN: [&str; 3] = ["default", "kube-node-lease", "kube-system"];
 
 /// Where the server keeps what must last, and where it can be reached.
 #[derive(Clone, Debug)]
@@ -42,6 +43,7 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) hooks: Hooks,
     pub(crate) kinds: Arc<KindCache>,
+    pub(crate) documents: Documents,
     pub(crate) credentials: Credentials,
     pub(crate) sessions: Sessions,
     listen: SocketAddr,
@@ -60,6 +62,7 @@ impl Server {
             store,
             hooks,
             kinds: Arc::new(KindCache::start()),
+            documents: Documents::default(),
             credentials,
             sessions: Sessions::start(),
             listen,
@@ -76,7 +79,7 @@ impl Server {
 
     /// Writes from inside the process: admission and defaults apply, the reply is not held until the write is settled.
     pub async fn write(&self, write: Write) -> Result<Arc<Object>, Status> {
-        let manner = self.inner.manner(UnknownFields::Drop, false, true);
+        let manner = self.inner.system();
         let work: Work = Box::new(move |stage| {
             let kinds = manner.kinds(stage);
             match write {
@@ -148,8 +151,16 @@ impl fmt::Debug for Server {
 }
 
 impl Inner {
-    pub(crate) fn manner(&self, unknown_fields: UnknownFields, dry_run: bool, system: bool) -> Manner {
-        Manner { admit: Arc::clone(&self.hooks.admit), kinds: Arc::clone(&self.kinds), dry_run, unknown_fields, system }
+    /// How a client writes.
+    pub(crate) fn manner(&self, unknown_fields: UnknownFields, dry_run: bool, claim: Claim) -> Manner {
+        let system = claim == Claim::Nobody;
+        let (admit, kinds) = (Arc::clone(&self.hooks.admit), Arc::clone(&self.kinds));
+        Manner { admit, kinds, dry_run, unknown_fields, system, claim }
+    }
+
+    /// How the process itself writes.
+    fn system(&self) -> Manner {
+        self.manner(UnknownFields::Drop, false, Claim::Nobody)
     }
 
     /// The address that clients are told.
@@ -162,7 +173,7 @@ impl Inner {
             if self.store.state().objects.get(&Key::cluster("", NAMESPACES, name)).is_some() {
                 continue;
             }
-            let manner = self.manner(UnknownFields::Drop, false, true);
+            let manner = self.system();
             let object = Object::named("v1", "Namespace", None, name);
             let made = self.store.submit_blocking(Box::new(move |stage| {
                 let target = target_of(&manner.kinds(stage), &object)?;

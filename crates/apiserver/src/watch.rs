@@ -147,7 +147,7 @@ impl Watch {
         let mut lines = String::new();
         for event in events {
             self.revision = event.revision;
-            if !event.key.is(&self.target.kind.group, &self.target.kind.plural) {
+            if !event.key.is(self.target.kind.stored_group(), &self.target.kind.plural) {
                 continue;
             }
             let takes = |object: Option<&Arc<Object>>| object.is_some_and(|object| self.selection.takes(object));

@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use api::admission::{Admission, Admitted, Operation};
+use api::managed::{self, Writer};
 use api::{Key, Kind, Kinds, Object, Status};
 use jiff::Timestamp;
 
 use crate::kindcache::KindCache;
 use crate::store::{Stage, Took, Written};
 
+mod apply;
 mod create;
 mod delete;
 mod meta;
@@ -17,6 +19,7 @@ mod namespaces;
 mod rules;
 mod update;
 
+pub(crate) use apply::apply;
 pub(crate) use create::create;
 pub(crate) use delete::{DeleteOptions, Propagation, delete, delete_selected};
 pub(crate) use update::{patch, update};
@@ -42,6 +45,17 @@ pub(crate) enum UnknownFields {
     Drop,
 }
 
+/// Who is noted for the fields that a write sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// Nobody: the mesh itself writes.
+    Nobody,
+    /// A client, which writes the object or a part of it.
+    By { name: String, part: String },
+    /// Whoever the object says already.
+    Made,
+}
+
 /// How a write is made.
 #[derive(Clone)]
 pub(crate) struct Manner {
@@ -51,6 +65,7 @@ pub(crate) struct Manner {
     pub(crate) unknown_fields: UnknownFields,
     /// From inside the process: may write status and spec at once, and what only the server writes.
     pub(crate) system: bool,
+    pub(crate) claim: Claim,
 }
 
 impl std::fmt::Debug for Manner {
@@ -62,6 +77,26 @@ impl std::fmt::Debug for Manner {
 impl Manner {
     pub(crate) fn kinds(&self, stage: &Stage<'_>) -> Arc<Kinds> {
         self.kinds.of(stage.objects())
+    }
+
+    /// Who writes, in the version that the client speaks; none if nobody is to be noted.
+    fn writer<'a>(&'a self, api_version: &'a str) -> Option<Writer<'a>> {
+        match &self.claim {
+            Claim::By { name, part } => Some(Writer { name, api_version, part }),
+            Claim::Nobody | Claim::Made => None,
+        }
+    }
+
+    /// Notes who set which field of a new or changed object.
+    fn note(&self, target: &Target, api_version: &str, old: Option<&Object>, new: &mut Object) -> Result<(), Status> {
+        match (self.writer(api_version), old) {
+            (Some(by), _) => managed::note(rules::schema(target).as_deref(), old, new, &by, &now()),
+            (None, Some(old)) if self.claim == Claim::Nobody => {
+                meta::take_over(new, old, "/metadata/managedFields");
+                Ok(())
+            }
+            (None, _) => Ok(()),
+        }
     }
 
     /// Lets the hook see the write; gives back the object that it may have changed.
@@ -125,7 +160,7 @@ fn now() -> String {
 
 /// The stored object in the version that the client speaks.
 pub(crate) fn shown(target: &Target, object: &Arc<Object>) -> Arc<Object> {
-    if target.version == target.kind.storage() {
+    if target.version == target.kind.storage() && target.kind.view_of.is_none() {
         Arc::clone(object)
     } else {
         Arc::new(target.kind.convert(object, &target.version))

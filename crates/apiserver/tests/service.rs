@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+#[path = "service/applies.rs"]
+mod applies;
 #[path = "service/deletes.rs"]
 mod deletes;
 #[path = "service/discovery.rs"]

@@ -49,19 +49,7 @@ fn kubectl_hears_what_is_wrong_with_an_object() {
         for (number, (manifest, words)) in cases.iter().enumerate() {
             fs::write(mesh.work_dir().join("bad.yaml"), manifest).unwrap();
             let output = mesh.bash(&kubectl, "eval \"$(tidegate env)\"; kubectl apply -f bad.yaml");
-            // kubectl 1.20 knows no strict validation: as everywhere, the server then drops the field and warns.
-            let warned = kubectl.version == "1.20" && words.contains(&"rulez");
-            assert_eq!(
-                output.status.success(),
-                warned,
-                "kubectl {}, case {number}: {}",
-                kubectl.version,
-                told(&output)
-            );
-            if warned {
-                let cleaned = mesh.bash(&kubectl, "eval \"$(tidegate env)\"; kubectl delete -f bad.yaml");
-                assert!(cleaned.status.success(), "{}", told(&cleaned));
-            }
+            assert!(!output.status.success(), "kubectl {}, case {number}: {}", kubectl.version, told(&output));
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             for word in *words {
                 assert!(said.contains(word), "kubectl {}, case {number}, `{word}`: {}", kubectl.version, told(&output));

@@ -1,6 +1,6 @@
 //! The kinds that come with the server.
 
-use super::{Kind, Subresource, VERBS_PART, VERBS_REVIEW, VERBS_STORED, Version};
+use super::{Kind, Subresource, VERBS_PART, VERBS_READ, VERBS_REVIEW, VERBS_STORED, Version};
 use crate::schema::Schema;
 
 const ALL: &[&str] = &["all"];
@@ -28,6 +28,7 @@ const TOKEN: Part = ("token", Some(["authentication.k8s.io", "v1", "TokenRequest
 const POD_PARTS: &[Part] = &[
     ("attach", Some(["", "v1", "PodAttachOptions"]), CONNECT),
     ("binding", Some(["", "v1", "Binding"]), &["create"]),
+    ("ephemeralcontainers", None, VERBS_PART),
     ("eviction", Some(["policy", "v1", "Eviction"]), &["create"]),
     ("exec", Some(["", "v1", "PodExecOptions"]), CONNECT),
     ("log", None, &["get"]),
@@ -70,6 +71,18 @@ const fn review(group: &'static str, plural: &'static str, kind: &'static str) -
     }
 }
 
+/// A kind that is never there: it can be asked for, since some verbs of kubectl fail where they cannot ask, and not made.
+const fn absent(
+    group: &'static str,
+    plural: &'static str,
+    kind: &'static str,
+    short: &'static [&'static str],
+    categories: &'static [&'static str],
+    namespaced: bool,
+) -> Row {
+    Row { group, version: "v1", plural, kind, short, categories, namespaced, verbs: VERBS_READ, parts: &[] }
+}
+
 const TABLE: &[Row] = &[
     namespaced("", "configmaps", "ConfigMap", &["cm"], NONE, &[]),
     namespaced("", "endpoints", "Endpoints", &["ep"], NONE, &[]),
@@ -77,13 +90,19 @@ const TABLE: &[Row] = &[
     cluster("", "namespaces", "Namespace", &["ns"], &[("finalize", None, &["update"]), STATUS]),
     cluster("", "nodes", "Node", &["no"], &[STATUS]),
     namespaced("", "pods", "Pod", &["po"], ALL, POD_PARTS),
+    absent("", "persistentvolumeclaims", "PersistentVolumeClaim", &["pvc"], NONE, true),
+    absent("", "persistentvolumes", "PersistentVolume", &["pv"], NONE, false),
+    absent("", "replicationcontrollers", "ReplicationController", &["rc"], ALL, true),
     namespaced("", "secrets", "Secret", &[], NONE, &[]),
     namespaced("", "serviceaccounts", "ServiceAccount", &["sa"], NONE, &[TOKEN]),
     namespaced("", "services", "Service", &["svc"], ALL, &[STATUS]),
+    absent("apps", "daemonsets", "DaemonSet", &["ds"], ALL, true),
     namespaced("apps", "deployments", "Deployment", &["deploy"], ALL, &[SCALE, STATUS]),
     namespaced("apps", "replicasets", "ReplicaSet", &["rs"], ALL, &[SCALE, STATUS]),
+    absent("apps", "statefulsets", "StatefulSet", &["sts"], ALL, true),
+    absent("batch", "cronjobs", "CronJob", &["cj"], ALL, true),
     namespaced("batch", "jobs", "Job", &[], ALL, &[STATUS]),
-    namespaced("events.k8s.io", "events", "Event", &["ev"], NONE, &[]),
+    absent("events.k8s.io", "events", "Event", &["ev"], NONE, true),
     review("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview"),
     review("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
     review("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
@@ -95,6 +114,7 @@ const TABLE: &[Row] = &[
         &[STATUS],
     ),
     namespaced("coordination.k8s.io", "leases", "Lease", &[], NONE, &[]),
+    absent("networking.k8s.io", "ingresses", "Ingress", &["ing"], NONE, true),
     namespaced("discovery.k8s.io", "endpointslices", "EndpointSlice", &[], NONE, &[]),
 ];
 
@@ -120,6 +140,8 @@ fn kind(row: &Row) -> Kind {
         verbs: row.verbs,
         versions: vec![version(row)],
         builtin: true,
+        // One and the same event is asked for in two groups.
+        view_of: (row.group == "events.k8s.io").then_some(""),
     }
 }
 

@@ -51,6 +51,7 @@ pub(super) fn kind(definition: &Object) -> Result<Kind, Status> {
         verbs: VERBS_STORED,
         versions,
         builtin: false,
+        view_of: None,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Strategic merge patch: a merge patch whose lists merge by key, with directives.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -73,6 +73,9 @@ fn merge_mapping(name: &str, mut target: Fields, patch: &Fields) -> Result<Field
         Some("delete") => return Ok(Fields::new()),
         Some(other) => return Err(unknown_directive(other)),
     }
+    // How lists stood before, for those whose order the patch sets.
+    let lists = patch.keys().filter_map(|directive| directive.strip_prefix(SET_ORDER));
+    let before: BTreeMap<&str, Value> = lists.filter_map(|list| Some((list, target.get(list)?.clone()))).collect();
     if let Some(kept) = patch.get(RETAIN_KEYS) {
         retain(&mut target, patch, kept)?;
     }
@@ -105,10 +108,11 @@ fn merge_mapping(name: &str, mut target: Fields, patch: &Fields) -> Result<Field
         if let Some(field) = directive.strip_prefix(SET_ORDER)
             && let Some(Value::Array(items)) = target.get_mut(field)
         {
+            let before = before.get(field).and_then(Value::as_array).map_or(&[] as &[Value], Vec::as_slice);
             let order = order.as_array().filter(|order| order.len() <= ELEMENTS_MAX);
             let order =
                 order.ok_or_else(|| malformed(directive, "must be a list of no more elements than the list has"))?;
-            *items = in_order(list_rule(name, field), std::mem::take(items), order);
+            *items = in_order(list_rule(name, field), std::mem::take(items), order, before);
         }
     }
     Ok(target)
@@ -131,7 +135,7 @@ fn merge_list(parent: &str, field: &str, target: &[Value], patch: &[Value]) -> R
                     merged.push(value.clone());
                 }
             }
-            return Ok(merged);
+            return Ok(in_order(rule, merged, patch, target));
         }
         ListRule::Keyed(key) => key,
     };
@@ -156,7 +160,8 @@ fn merge_list(parent: &str, field: &str, target: &[Value], patch: &[Value]) -> R
             None => merged.push(new),
         }
     }
-    Ok(merged)
+    // Without a word about their order, what the patch names stands in the patch's.
+    Ok(in_order(rule, merged, patch, target))
 }
 
 fn retain(target: &mut Fields, patch: &Fields, kept: &Value) -> Result<(), Status> {
@@ -183,25 +188,26 @@ fn delete_primitives(target: &mut Fields, list: &str, values: &Value) -> Result<
 }
 
 /// Puts the elements the client knows into its order; the others keep their places relative to one another and, where
-/// that is possible, to the elements that stood after them.
-fn in_order(rule: ListRule, items: Vec<Value>, order: &[Value]) -> Vec<Value> {
+/// that is possible, to the elements that stood after them `before`. New ones stand first.
+fn in_order(rule: ListRule, items: Vec<Value>, order: &[Value], before: &[Value]) -> Vec<Value> {
     let id = |item: &Value| match rule {
-        ListRule::Keyed(key) => item.get(key).cloned(),
-        ListRule::Set => Some(item.clone()),
-        ListRule::Atomic => None,
+        ListRule::Keyed(key) => item.get(key).unwrap_or(&Value::Null).to_string(),
+        ListRule::Set | ListRule::Atomic => item.to_string(),
     };
     if rule == ListRule::Atomic {
         return items;
     }
-    let wanted: Vec<Option<Value>> = order.iter().map(id).collect();
-    let rank = |item: &Value| wanted.iter().position(|one| *one == id(item));
-    let before: Vec<Option<Value>> = items.iter().map(id).collect();
-    let place = |item: &Value| before.iter().position(|one| *one == id(item)).unwrap_or(usize::MAX);
-    let (mut known, others): (Vec<Value>, Vec<Value>) = items.into_iter().partition(|item| rank(item).is_some());
-    known.sort_by_key(|item| rank(item).unwrap_or(usize::MAX));
+    let places = |items: &[Value]| -> BTreeMap<String, usize> {
+        items.iter().enumerate().rev().map(|(place, item)| (id(item), place)).collect()
+    };
+    let (wanted, before) = (places(order), places(before));
+    let (mut known, others): (Vec<Value>, Vec<Value>) =
+        items.into_iter().partition(|item| wanted.contains_key(&id(item)));
+    known.sort_by_cached_key(|item| wanted.get(&id(item)).copied());
     let mut from = 0;
     for other in others {
-        let later = known.iter().skip(from).position(|item| place(item) > place(&other));
+        let place = before.get(&id(&other));
+        let later = known.iter().skip(from).position(|item| before.get(&id(item)) > place);
         let at = later.map_or(known.len(), |offset| from.saturating_add(offset));
         known.insert(at, other);
         from = at.saturating_add(1);

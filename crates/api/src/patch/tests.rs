@@ -131,10 +131,11 @@ fn strategic_lists_merge_by_key() {
     assert_eq!(
         spec["containers"],
         json!([
-            {"name": "a", "image": "a:1", "args": ["3"], "ports": [{"containerPort": 80}, {"containerPort": 81, "name": "x"}],
-             "env": [{"name": "Y", "value": "2"}, {"name": "Z"}]},
             {"name": "b", "image": "b:2"},
-            {"name": "c", "image": "c:1"}])
+            {"name": "c", "image": "c:1"},
+            {"name": "a", "image": "a:1", "args": ["3"], "ports": [{"containerPort": 80}, {"containerPort": 81, "name": "x"}],
+             "env": [{"name": "Z"}, {"name": "Y", "value": "2"}]}]),
+        "in the order of the patch, what is new first, as in Kubernetes"
     );
     assert_eq!(spec["tolerations"], json!([{"key": "y"}]), "a list without a key is replaced");
 }
@@ -151,7 +152,9 @@ fn strategic_directives() {
     let spec = pod_spec(
         &json!({"containers": [{"name": "c"}], "$setElementOrder/containers": [{"name": "c"}, {"name": "b"}]}),
     );
-    assert_eq!(names(&spec), ["a", "c", "b"], "what only the server knows keeps its place");
+    assert_eq!(names(&spec), ["c", "a", "b"], "what only the server knows keeps its place among what was there");
+    let spec = pod_spec(&json!({"containers": [{"name": "new"}, {"name": "b"}]}));
+    assert_eq!(names(&spec), ["new", "a", "b"]);
     let spec = pod_spec(&json!({"containers": [{"$patch": "replace"}, {"name": "z"}]}));
     assert_eq!(names(&spec), ["z"]);
     let spec = pod_spec(&json!({"$patch": "replace", "containers": []}));

@@ -5,10 +5,30 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 
-use super::{Node, Schema, Shape};
+use super::{ListKeys, Node, Schema, Shape};
+use crate::types::rules::{self, Together};
 use crate::types::{self, Field, FieldKind};
 
 static POD_TEMPLATE: LazyLock<Arc<Schema>> = LazyLock::new(|| Arc::new(of(object("PodTemplateSpec"))));
+
+/// Fields that typed servers have always, if only empty, since they are no pointers there.
+const ALWAYS: &[&str] = &[
+    "metadata",
+    "spec",
+    "status",
+    "template",
+    "strategy",
+    "resources",
+    "containers",
+    "state",
+    "lastState",
+    "involvedObject",
+    "source",
+    "loadBalancer",
+    "nodeInfo",
+    "daemonEndpoints",
+    "kubeletEndpoint",
+];
 
 static SCHEMAS: LazyLock<BTreeMap<&'static str, Arc<Schema>>> = LazyLock::new(|| {
     types::table()
@@ -38,14 +58,15 @@ pub(super) fn with_object_fields(mut node: Node) -> Node {
     for name in ["apiVersion", "kind"] {
         node.properties.entry(name.to_owned()).or_insert_with(|| of_shape(Shape::String));
     }
-    node.properties.insert("metadata".to_owned(), object("ObjectMeta"));
+    node.properties.insert("metadata".to_owned(), Node { always: true, ..object("ObjectMeta") });
     node
 }
 
 fn object(name: &str) -> Node {
     let mut node = of_shape(Shape::Object);
+    node.atomic = rules::of_type(name).together == Together::Atomic;
     for field in types::table().fields(name) {
-        let child = value(field);
+        let child = value(name, field);
         if field.name == "@" {
             node.properties.extend(child.properties);
             node.required.extend(child.required);
@@ -59,7 +80,7 @@ fn object(name: &str) -> Node {
     node
 }
 
-fn value(field: &Field) -> Node {
+fn value(of: &str, field: &Field) -> Node {
     let element = match &field.kind {
         FieldKind::Text => of_shape(Shape::String),
         FieldKind::OneOf(words) => {
@@ -74,10 +95,22 @@ fn value(field: &Field) -> Node {
         FieldKind::Anything | FieldKind::Json => Node { preserve: true, ..Node::default() },
         FieldKind::Type(name) => object(name),
     };
-    match field.shape {
+    let together = rules::of_field(of, field.name).together;
+    let mut node = match field.shape {
         types::Shape::One => element,
-        types::Shape::List => Node { items: Some(Box::new(element)), ..of_shape(Shape::Array) },
+        types::Shape::List => Node { items: Some(Box::new(element)), keys: keys(&together), ..of_shape(Shape::Array) },
         types::Shape::Mapping => Node { additional: Some(Box::new(element)), ..of_shape(Shape::Object) },
+    };
+    node.atomic |= together == Together::Atomic;
+    node.always = ALWAYS.contains(&field.name);
+    node
+}
+
+fn keys(together: &Together) -> ListKeys {
+    match together {
+        Together::Default | Together::Atomic => ListKeys::Atomic,
+        Together::Set => ListKeys::Set,
+        Together::Keys(names) => ListKeys::Map(names.iter().map(|&name| name.to_owned()).collect()),
     }
 }
 

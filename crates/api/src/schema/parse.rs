@@ -69,6 +69,8 @@ impl Reader {
             required: list(schema, "required").iter().filter_map(Value::as_str).map(str::to_owned).collect(),
             bounds: bounds(schema),
             keys: keys(schema),
+            distinct: keys(schema) != ListKeys::Atomic,
+            atomic: text(schema, "x-kubernetes-map-type") == "atomic",
             ..Node::default()
         };
         if flag(schema, "additionalProperties") {

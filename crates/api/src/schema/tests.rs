@@ -244,7 +244,8 @@ fn builtin_kinds_know_their_fields() {
 fn every_stored_builtin_kind_but_definitions_has_a_schema() {
     for kind in Kinds::builtin().iter() {
         let schema = &kind.versions[0].schema;
-        assert_eq!(schema.is_some(), kind.plural != "customresourcedefinitions", "{}", kind.plural);
+        let is_made = kind.verbs.contains(&"create");
+        assert!(!is_made || schema.is_some() == (kind.plural != "customresourcedefinitions"), "{}", kind.plural);
     }
 }
 

@@ -164,6 +164,7 @@ impl Checker {
                 self.check(item_node, item, &path);
             }
             let key = match &node.keys {
+                _ if !node.distinct => continue,
                 ListKeys::Atomic => continue,
                 ListKeys::Set => item.to_string(),
                 ListKeys::Map(keys) => {

@@ -1,5 +1,6 @@
 //! Bodies as clients send them.
 
+use api::patch::PatchType;
 use api::{Object, Status, proto};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -16,9 +17,10 @@ pub(super) fn body(headers: &HeaderMap, body: &[u8]) -> Result<Value, Status> {
     }
 }
 
-/// Reads a patch.
-pub(super) fn patch(body: &[u8]) -> Result<Value, Status> {
-    json(body)
+/// Reads a patch; that of an apply may be YAML.
+pub(super) fn patch(patch_type: PatchType, body: &[u8]) -> Result<Value, Status> {
+    let is_yaml = patch_type == PatchType::Apply && !body.trim_ascii_start().starts_with(b"{");
+    if is_yaml { yaml(body) } else { json(body) }
 }
 
 fn yaml(body: &[u8]) -> Result<Value, Status> {

@@ -43,7 +43,7 @@ impl Selection {
 
     /// Those that are there, by namespace and name.
     pub(crate) fn of_objects(&self, objects: &Objects) -> Vec<Arc<Object>> {
-        let Kind { group, plural, .. } = self.kind.as_ref();
+        let (group, plural) = (self.kind.stored_group(), &self.kind.plural);
         match &self.namespace {
             Some(namespace) => {
                 objects.in_namespace(group, plural, namespace).filter(|object| self.takes(object)).cloned().collect()

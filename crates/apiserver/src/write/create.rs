@@ -22,6 +22,7 @@ pub(crate) fn create(
     if !manner.system && target.kind.has_status(&target.version) && target.key.plural != "nodes" {
         object.remove("/status");
     }
+    let spoken = target.kind.api_version(&target.version);
     let mut object = target.kind.convert(&object, target.kind.storage());
     let key = target.kind.key(target.key.namespace.as_deref(), object.name());
     let target = Target { key, version: target.kind.storage().to_owned(), ..target.clone() };
@@ -33,6 +34,7 @@ pub(crate) fn create(
         return Err(Status::already_exists(&target.key));
     }
     rules::fill_in(&target, &mut object)?;
+    manner.note(&target, &spoken, None, &mut object)?;
     defaults::on_create(&mut object);
     let mut object = manner.admit(stage, &target, Operation::Create, None, object, &mut warnings)?;
     rules::fill_in(&target, &mut object)?;

@@ -211,7 +211,7 @@ fn delete_namespace(
     options: &DeleteOptions,
     warnings: Vec<String>,
 ) -> Result<Written, Status> {
-    if matches!(target.key.name.as_str(), "default" | "kube-system") {
+    if matches!(target.key.name.as_str(), "default" | "kube-node-lease" | "kube-system") {
         return Err(Status::forbidden(&target.key, "this namespace may not be deleted"));
     }
     let now_empty =

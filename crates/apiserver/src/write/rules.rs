@@ -55,7 +55,7 @@ pub(super) fn is_definition(key: &Key) -> bool {
     key.is(CRD_GROUP, CRD_PLURAL)
 }
 
-fn schema(target: &Target) -> Option<Arc<Schema>> {
+pub(super) fn schema(target: &Target) -> Option<Arc<Schema>> {
     target.kind.version(&target.version)?.schema.clone()
 }
 

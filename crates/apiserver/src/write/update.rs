@@ -6,7 +6,7 @@ use api::admission::Operation;
 use api::{Cause, Object, Status};
 use serde_json::json;
 
-use super::{Manner, Target, delete, meta, namespaces, rules, shown, written};
+use super::{Claim, Manner, Target, delete, meta, namespaces, rules, shown, written};
 use crate::store::{Stage, Written};
 
 /// Puts `object` in place of the stored one, or its status in place of the stored status.
@@ -40,7 +40,7 @@ fn existing(stage: &Stage<'_>, target: &Target) -> Result<Arc<Object>, Status> {
     stage.get(&target.key).cloned().ok_or_else(|| Status::not_found(&target.key))
 }
 
-fn change(
+pub(super) fn change(
     stage: &mut Stage<'_>,
     manner: &Manner,
     target: &Target,
@@ -63,12 +63,16 @@ fn change(
         return Err(Status::conflict_because(&target.key, &why));
     }
     rules::check_fields(manner, target, &mut new, &mut warnings)?;
+    let spoken = target.kind.api_version(&target.version);
     let mut new = target.kind.convert(&new, target.kind.storage());
     let target = &Target { version: target.kind.storage().to_owned(), ..target.clone() };
     if target.subresource.as_deref() == Some("status") {
-        let status = new.at("/status").clone();
+        let (status, noted) = (new.at("/status").clone(), new.at("/metadata/managedFields").clone());
         new = old.as_ref().clone();
         new.set("/status", status);
+        if manner.claim == Claim::Made {
+            new.set("/metadata/managedFields", noted);
+        }
     } else if !manner.system && target.kind.has_status(&target.version) {
         meta::take_over(&mut new, old, "/status");
     }
@@ -80,6 +84,7 @@ fn change(
         }
     }
     rules::fill_in(target, &mut new)?;
+    manner.note(target, &spoken, Some(old), &mut new)?;
     let mut new = manner.admit(stage, target, Operation::Update, Some(old), new, &mut warnings)?;
     rules::fill_in(target, &mut new)?;
     rules::check(target, &manner.kinds(stage), Some(old), &new)?;

@@ -133,3 +133,45 @@ async fn one_object_is_served_in_every_version_of_its_kind() {
     assert_eq!((stored.text("/apiVersion"), stored.text("/spec/color")), ("example.com/v1", "red"));
     assert_eq!(service.get(&beta).await.text("/items/0/apiVersion"), "example.com/v1beta1");
 }
+
+#[tokio::test]
+async fn events_are_shown_in_both_groups_and_written_in_one() {
+    let service = service();
+    let base = "/api/v1/namespaces/default/events";
+    let made = service
+        .post(base, json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"}, "message": "m"}))
+        .await;
+    assert_eq!(made.code, 201, "{:?}", made.value);
+    let newer = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let one = service.get(&format!("{newer}/e")).await;
+    assert_eq!(
+        (one.text("/apiVersion"), one.text("/note"), one.text("/regarding/name"), &one.value["message"]),
+        ("events.k8s.io/v1", "m", "p", &Value::Null)
+    );
+    let list = service.get(newer).await.value;
+    assert_eq!((names(&list), &list["items"][0]["note"]), (vec!["e"], &json!("m")));
+    let refused = service.post(newer, json!({"metadata": {"name": "f"}})).await;
+    assert_eq!(
+        refused.failure(),
+        (405, "MethodNotAllowed", "events.events.k8s.io are shown only; make and delete them as events")
+    );
+}
+
+#[tokio::test]
+async fn a_kind_that_is_not_run_can_be_asked_for_and_not_made() {
+    let service = service();
+    let base = "/apis/apps/v1/namespaces/default/statefulsets";
+    assert_eq!(service.get(base).await.value["items"], json!([]));
+    assert_eq!(service.get("/apis/apps/v1/statefulsets").await.code, 200);
+    assert_eq!(service.get(&format!("{base}/a")).await.failure().2, "statefulsets.apps \"a\" not found");
+    let refused = service.post(base, json!({"metadata": {"name": "a"}})).await;
+    assert_eq!(refused.failure().0, 405);
+    assert!(refused.message().starts_with("statefulsets.apps are not run by this mesh"), "{}", refused.message());
+    for (path, says) in [
+        ("/api/v1/namespaces/default/serviceaccounts/a/token", "tokens of service accounts are not issued here"),
+        ("/api/v1/namespaces/default/pods/a/ephemeralcontainers", "containers are not added to running pods here"),
+    ] {
+        let refused = service.post(path, json!({})).await;
+        assert!(refused.failure().0 == 403 && refused.message().contains(says), "{:?}", refused.value);
+    }
+}

@@ -132,7 +132,7 @@ async fn a_revision_that_is_too_old_is_an_event_of_its_own() {
         (event["type"].as_str(), &event["object"]["code"], &event["object"]["reason"]),
         (Some("ERROR"), &json!(410), &json!("Expired"))
     );
-    assert_eq!(event["object"]["message"], json!("too old resource version: 1 (3)"));
+    assert_eq!(event["object"]["message"], json!("too old resource version: 1 (4)"));
     assert_eq!(events.told().await, "end");
     assert_eq!(service.get(&format!("{MAPS}?watch=1&resourceVersion=x")).await.failure().0, 400);
 }
