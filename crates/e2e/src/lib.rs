@@ -8,6 +8,7 @@ pub mod mesh;
 pub mod registry;
 pub mod running;
 pub mod traces;
+pub mod verbs;
 pub mod world;
 
 use std::path::{Path, PathBuf};

@@ -27,6 +27,14 @@ pub struct Kubectl {
     folder: PathBuf,
 }
 
+impl Kubectl {
+    /// The second number of its version.
+    pub fn minor(&self) -> u32 {
+        let minor = self.version.rsplit('.').next().and_then(|minor| minor.parse().ok());
+        minor.unwrap_or_else(|| panic!("no version: {}", self.version))
+    }
+}
+
 /// The kubectl builds to test with: 1.20 and 1.37 always, and those installed beside the first on the PATH.
 pub fn kubectls() -> Vec<Kubectl> {
     let tools = workspace_root().join("crates/e2e/.tools");

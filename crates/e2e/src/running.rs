@@ -71,6 +71,18 @@ impl Running {
         }
     }
 
+    /// Whether a line that holds all of these words comes within a time.
+    pub fn try_line(&mut self, words: &[&str], bound: Duration) -> bool {
+        let give_up = Instant::now() + bound;
+        while let Ok(line) = self.lines.recv_timeout(give_up.saturating_duration_since(Instant::now())) {
+            self.said.push(line.clone());
+            if words.iter().all(|word| line.contains(word)) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Waits for its end, and returns its exit code with everything it has said.
     pub fn ends(&mut self) -> (Option<i32>, String) {
         let give_up = Instant::now() + LINE_MAX;
