@@ -93,6 +93,13 @@ impl Objects {
     }
 
     fn put(&mut self, key: &Key, object: Arc<Object>) {
+        // Names of groups, resources and namespaces are nearly always there already.
+        let known = self.groups.get_mut(&key.group).and_then(|plurals| plurals.get_mut(&key.plural));
+        let namespace = key.namespace.as_deref().unwrap_or("");
+        if let Some(names) = known.and_then(|namespaces| namespaces.get_mut(namespace)) {
+            names.insert(key.name.clone(), object);
+            return;
+        }
         self.groups
             .entry(key.group.clone())
             .or_default()

@@ -4,6 +4,7 @@
 //! file says the same here and there. Aliases are expanded within a budget; tags other than the core ones are ignored.
 
 mod build;
+mod parts;
 mod print;
 mod scalar;
 
@@ -12,6 +13,7 @@ use std::ops::Range;
 use serde_json::Value;
 
 pub use build::documents;
+pub use parts::{Part, PartRead, joined, parts};
 pub use print::print;
 
 /// Longest input; several times what the API server takes in one request.

@@ -86,7 +86,10 @@ pub(crate) fn run(arguments: &ExplainArguments) -> Outcome {
             connection(arguments, &asked, &sources)?;
         }
     }
-    if sources.is_bad() { Err(Failure::silent(Exit::BadInput)) } else { Ok(()) }
+    let is_bad = sources.is_bad();
+    // The process ends here: to hand back a large set object by object would only take time.
+    std::mem::forget(sources);
+    if is_bad { Err(Failure::silent(Exit::BadInput)) } else { Ok(()) }
 }
 
 /// `explain TG0201`: what a code means.

@@ -6,6 +6,7 @@
 mod git;
 mod kubeconfig;
 mod live;
+mod processors;
 
 use std::fs::{self, File};
 use std::io::{IsTerminal, Read};
@@ -113,7 +114,7 @@ pub(crate) fn read_files(files: &[String], how: &ReadArguments) -> Result<Source
     for word in files {
         gathering.word(word, how)?;
     }
-    let bundle = bundle::read(gathering.texts, &how.namespace);
+    let bundle = bundle::read_with(gathering.texts, &how.namespace, processors::read);
     Ok(Sources { bundle, unreadable: gathering.unreadable, config })
 }
 

@@ -1,6 +1,7 @@
 //! How long the verbs that only read take: `cargo bench -p control --bench knowing` prints figures (docs/benchmarks.md). They are measured,
 //! never asserted. Each is the shortest of several runs; beside the clock stands the time on a processor, which other work of the
-//! machine does not lengthen. `cargo bench -p control --bench knowing -- 1000` measures only that number of policies.
+//! machine does not lengthen. `cargo bench -p control --bench knowing -- 1000` measures only that number of policies; with the word `matrix`
+//! that verb too, which takes minutes.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -11,10 +12,12 @@
 use std::fmt::Write;
 use std::fs;
 use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use control::analyze::{Options, analyze};
-use control::bundle::{self, Bundle, Text};
+use control::bundle::{self, Bundle, Piece, PieceRead, Text};
 use control::explain::{self, Asked, Setting};
 use policy::ask::Verdict;
 
@@ -24,39 +27,69 @@ const RUNS: usize = 7;
 const WORKLOADS: usize = 500;
 /// Namespaces that they are in.
 const NAMESPACES: usize = 20;
+/// Nanoseconds that threads other than the first one have read.
+static ELSEWHERE: AtomicU64 = AtomicU64::new(0);
 
 fn main() {
     let wanted: Vec<usize> = std::env::args().skip(1).filter_map(|one| one.parse().ok()).collect();
+    let matrix = std::env::args().any(|one| one == "matrix");
     for policies in [100, 300, 1_000, 3_000] {
         if wanted.is_empty() || wanted.contains(&policies) {
             for (texts, in_words) in [(texts(policies, 0), "a file for each namespace"), (whole(policies), "one file")]
             {
                 println!("{policies} policies, {WORKLOADS} workloads, {in_words}");
-                measure(&texts, policies);
+                measure(&texts, policies, matrix);
             }
         }
     }
 }
 
-fn measure(texts: &[Text], policies: usize) {
-    let bundle = say("read", || bundle::read(texts.to_vec(), "default"));
+fn measure(texts: &[Text], policies: usize, matrix: bool) {
+    say("read, on one processor", || ManuallyDrop::new(bundle::read(texts.to_vec(), "default")));
+    let bundle = say("read, on all", || read(texts));
     assert!(bundle.problems().is_empty(), "{:?}", bundle.problems());
     say("translate", || bundle.translate(None, None));
     say("explain, without edits", || explained(&read(texts), false));
     say("explain, with edits", || explained(&read(texts), true));
     say("  of that the edits and the rest, once read", || explained(&bundle, true));
-    say("analyze, with reading", || analyze(&bundle::read(texts.to_vec(), "default"), &Options::default()));
-    say("explain --matrix, once read", || explain::matrix(bundle.mesh(None, None), 5432));
+    say("analyze, with reading", || analyze(&read(texts), &Options::default()));
+    if matrix {
+        say("explain --matrix, once read", || explain::matrix(bundle.mesh(None, None), 5432));
+    }
     let changed = self::texts(policies, 1);
     say("diff, every tenth policy changed, with reading", || {
-        let mesh = |texts: &[Text]| bundle::read(texts.to_vec(), "default").mesh(None, None);
-        control::diff::report(&mesh(texts), &mesh(&changed))
+        control::diff::report(&read(texts).mesh(None, None), &read(&changed).mesh(None, None))
     });
 }
 
 /// Read, and not given back: freeing is no part of an answer.
 fn read(texts: &[Text]) -> ManuallyDrop<Bundle> {
-    ManuallyDrop::new(bundle::read(texts.to_vec(), "default"))
+    ManuallyDrop::new(bundle::read_with(texts.to_vec(), "default", on_all_processors))
+}
+
+/// As the binary does it (`cli/src/sources/processors.rs`).
+fn on_all_processors(pieces: &[Piece<'_>]) -> Vec<PieceRead> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let (mut done, before) = (Vec::new(), on_processor());
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(piece) = pieces.get(index) else { return (done, on_processor() - before) };
+            done.push((index, piece.read()));
+        }
+    };
+    let mut done = thread::scope(|scope| {
+        let others: Vec<_> = (1..thread::available_parallelism().unwrap().get()).map(|_| scope.spawn(work)).collect();
+        let mut done = work().0;
+        for other in others {
+            let (more, time) = other.join().unwrap();
+            ELSEWHERE.fetch_add(u64::try_from(time.as_nanos()).unwrap(), Ordering::Relaxed);
+            done.extend(more);
+        }
+        done
+    });
+    done.sort_unstable_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, read)| read).collect()
 }
 
 /// From a workload of another namespace to one: denied, so there is an edit that allows to be found.
@@ -76,9 +109,9 @@ fn explained(bundle: &Bundle, edits: bool) -> usize {
 /// The shortest of several runs by each of the two times.
 fn say<T>(what: &str, mut run: impl FnMut() -> T) -> T {
     let mut timed = || {
-        let (start, before) = (Instant::now(), on_processor());
+        let (start, before) = (Instant::now(), on_processor() + elsewhere());
         let result = run();
-        (start.elapsed(), on_processor().saturating_sub(before), result)
+        (start.elapsed(), (on_processor() + elsewhere()).saturating_sub(before), result)
     };
     let mut best = timed();
     for _ in 1..RUNS {
@@ -87,6 +120,11 @@ fn say<T>(what: &str, mut run: impl FnMut() -> T) -> T {
     }
     println!("  {what:<50} {:>10.1?}   on a processor {:>10.1?}", best.0, best.1);
     best.2
+}
+
+/// How long other threads have read.
+fn elsewhere() -> Duration {
+    Duration::from_nanos(ELSEWHERE.load(Ordering::Relaxed))
 }
 
 /// How long this thread has run; the first number of `schedstat`.

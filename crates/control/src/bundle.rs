@@ -3,6 +3,7 @@
 //! What cannot be read is a [`Problem`] with its place, and the rest goes on. Templates (Deployments and the like) stand for their
 //! pods: each becomes a pod that has its name. Nothing is judged here: a policy that admission would refuse is an object like any.
 
+mod pieces;
 mod read;
 mod templates;
 #[cfg(test)]
@@ -18,8 +19,13 @@ use policy::{Mesh, Profile};
 use crate::mesh_config::{self, MeshConfig};
 use crate::translate::Translator;
 
+pub use pieces::{Piece, PieceRead};
+
 /// The namespace of objects that name none.
 pub const DEFAULT_NAMESPACE: &str = "default";
+/// Length of pieces that are read apart: some milliseconds of work, far more than it takes to hand one over, and short enough that
+/// no processor waits long for the last one.
+const PIECE_BYTES: usize = 32 * 1024;
 
 /// Bytes to read, and the name they are shown under.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -139,9 +145,24 @@ pub struct Translated {
 
 /// Reads texts. Objects of kinds with namespaces that name none are in `namespace`.
 pub fn read(texts: Vec<Text>, namespace: &str) -> Bundle {
+    cut(texts, namespace, usize::MAX, |pieces| pieces.iter().map(Piece::read).collect())
+}
+
+/// Reads texts in pieces that do not depend on one another: `all` reads each of them, in whatever order and on however many
+/// processors, and gives back what was read in the order of the pieces. The outcome is that of [`read`].
+pub fn read_with(texts: Vec<Text>, namespace: &str, all: impl FnOnce(&[Piece<'_>]) -> Vec<PieceRead>) -> Bundle {
+    cut(texts, namespace, PIECE_BYTES, all)
+}
+
+/// Reads texts in pieces of about this many bytes.
+fn cut(texts: Vec<Text>, namespace: &str, bytes: usize, all: impl FnOnce(&[Piece<'_>]) -> Vec<PieceRead>) -> Bundle {
     let mut bundle = Bundle::default();
-    for text in texts {
-        read::text(text, namespace, &mut bundle);
+    let decoded: Vec<_> = texts.into_iter().map(pieces::Decoded::new).collect();
+    let cut = pieces::cut(&decoded, namespace, bytes);
+    let mut done = all(&cut).into_iter().peekable();
+    for (index, text) in decoded.into_iter().enumerate() {
+        let own = std::iter::from_fn(|| done.next_if(|piece| piece.text == index)).collect();
+        pieces::join(text, own, namespace, &mut bundle);
     }
     templates::expand(&mut bundle);
     bundle
@@ -227,19 +248,25 @@ impl Bundle {
     fn put(&mut self, key: Key, object: Object, origin: Origin) {
         let revision = self.objects.revision();
         let change = api::events::Change::Put { old: None, new: Arc::new(object) };
-        self.objects.apply(&api::Event { revision, key: key.clone(), change });
-        self.origins.insert(key, origin);
+        let event = api::Event { revision, key, change };
+        self.objects.apply(&event);
+        self.origins.insert(event.key, origin);
     }
 }
 
 impl Origin {
     /// The path in the document of a path in the object.
     pub fn path(&self, path: &str) -> String {
-        match (self.prefix.as_str(), path) {
-            ("", path) => path.to_owned(),
-            (prefix, "") => prefix.to_owned(),
-            (prefix, path) if path.starts_with('[') => format!("{prefix}{path}"),
-            (prefix, path) => format!("{prefix}.{path}"),
-        }
+        join(&self.prefix, path)
+    }
+}
+
+/// One path and then another.
+fn join(prefix: &str, path: &str) -> String {
+    match (prefix, path) {
+        ("", path) => path.to_owned(),
+        (prefix, "") => prefix.to_owned(),
+        (prefix, path) if path.starts_with('[') => format!("{prefix}{path}"),
+        (prefix, path) => format!("{prefix}.{path}"),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use base64::Engine as _;
-use granit_parser::{Event, Options, Parser, ScalarStyle, StructureStyle, Tag};
+use granit_parser::{Event, Marker, Options, Parser, ScalarStyle, StructureStyle, Tag};
 use serde_json::{Map, Value};
 
 use super::scalar::{self, Plain};
@@ -21,39 +21,67 @@ pub fn documents(text: &str) -> Vec<Document> {
         let range = 0..text.len();
         return vec![Document { value: Value::Null, root: None, range, comments: Vec::new(), problems: vec![problem] }];
     }
+    let all = 0..text.len();
+    read(text, &all, 1).documents
+}
+
+/// What was read of a part of a text.
+pub(super) struct Reading {
+    pub(super) documents: Vec<Document>,
+    /// Comments after the last document.
+    pub(super) comments: Vec<Comment>,
+    /// What aliases copied.
+    pub(super) aliased_nodes: usize,
+    pub(super) aliased_bytes: usize,
+    /// Where the document after this part begins: byte and line. None at the end of the text, and where something is wrong.
+    pub(super) next: Option<(usize, usize)>,
+}
+
+/// Reads the documents that begin in a part of a text. The part begins in a line of its own, this one, where a document does.
+///
+/// The parser sees the text to its end, so that a part ends as it does within the whole.
+pub(super) fn read(text: &str, part: &Range<usize>, line: usize) -> Reading {
     let mut options = Options::default();
     options.block_nesting_limit = DEPTH_MAX;
     options.flow_nesting_limit = DEPTH_MAX;
     // The input is bounded above, and every comment takes a byte of it.
     options.max_buffered_comment_events = BYTES_MAX;
-    let mut parser = Parser::new_from_str_with_options(text, options);
-    let mut stream = Stream { text, ..Stream::default() };
+    let mut parser = Parser::new_from_str_with_options(text.get(part.start..).unwrap_or_default(), options);
+    let mut stream = Stream { text, before: (part.start, line.saturating_sub(1)), ..Stream::default() };
+    let whole = part.start == 0 && part.end == text.len();
+    let mut next = None;
     loop {
         match parser.next_event() {
             None => break,
-            Some(Ok((event, span))) => stream.take(event, &place(&span)),
+            Some(Ok((event, span))) => {
+                let span = stream.place(span.byte_range(), &span.start);
+                // One without a marker can stand there too: an empty text in block style has its place behind it.
+                if !whole && span.bytes.start >= part.end && matches!(event, Event::DocumentStart(true, _)) {
+                    next = Some((span.bytes.start, span.line));
+                    break;
+                }
+                stream.take(event, &span);
+            }
             Some(Err(error)) => {
                 let at = error.marker();
-                let start = at.byte_offset().unwrap_or(0).min(text.len());
-                let span = Span { bytes: start..start, line: at.line(), column: at.col().saturating_add(1) };
+                let start = at.byte_offset().unwrap_or(0);
+                let span = stream.place(Some(start..start), at);
                 stream.fail(error.kind().to_string(), span);
-                if !matches!(parser.proceed_next_document(), Ok(true)) {
+                // What is not well formed is read as a whole.
+                if !whole || !matches!(parser.proceed_next_document(), Ok(true)) {
                     break;
                 }
             }
         }
     }
-    stream.finish()
-}
-
-fn place(span: &granit_parser::Span) -> Span {
-    let bytes = span.byte_range().unwrap_or(0..0);
-    Span { bytes, line: span.start.line(), column: span.start.col().saturating_add(1) }
+    stream.finish(part, next)
 }
 
 #[derive(Default)]
 struct Stream<'a> {
     text: &'a str,
+    /// Bytes and lines that stand before what the parser sees.
+    before: (usize, usize),
     done: Vec<Document>,
     /// Where each document starts, to cut the input into ranges.
     starts: Vec<usize>,
@@ -72,8 +100,8 @@ struct Stream<'a> {
 struct Built {
     value: Value,
     node: Node,
-    /// The key it would be, if it is a scalar.
-    key: Option<String>,
+    /// Whether it is a scalar, and so may be a key.
+    scalar: bool,
     cost: Cost,
 }
 
@@ -86,7 +114,7 @@ struct Cost {
 
 struct Anchored {
     value: Value,
-    key: Option<String>,
+    scalar: bool,
     cost: Cost,
 }
 
@@ -106,13 +134,40 @@ enum FrameKind {
     Mapping {
         values: Map<String, Value>,
         fields: Vec<Field>,
-        first: HashMap<String, Span>,
+        twice: Twice,
         merges: Vec<Value>,
         key: Option<(String, Span)>,
     },
 }
 
+/// Where keys of a mapping stand first, for those that stand twice.
+///
+/// Nearly every mapping has none, so keys are taken in when the first such one comes; each once, since a text may be all such keys.
+#[derive(Default)]
+struct Twice {
+    first: HashMap<String, Span>,
+    taken: usize,
+}
+
+impl Twice {
+    fn first(&mut self, key: &str, fields: &[Field]) -> Option<Span> {
+        for field in fields.iter().skip(self.taken) {
+            self.first.entry(field.key.clone()).or_insert_with(|| field.key_span.clone());
+        }
+        self.taken = fields.len();
+        self.first.get(key).cloned()
+    }
+}
+
 impl Stream<'_> {
+    /// A place in the whole text.
+    fn place(&self, bytes: Option<Range<usize>>, start: &Marker) -> Span {
+        let (before, lines) = self.before;
+        let shift = |at: usize| at.saturating_add(before).min(self.text.len());
+        let bytes = bytes.map_or(0..0, |bytes| shift(bytes.start)..shift(bytes.end));
+        Span { bytes, line: start.line().saturating_add(lines), column: start.col().saturating_add(1) }
+    }
+
     fn take(&mut self, event: Event<'_>, span: &Span) {
         match event {
             Event::DocumentStart(..) => {
@@ -138,7 +193,7 @@ impl Stream<'_> {
                 let kind = FrameKind::Mapping {
                     values: Map::new(),
                     fields: Vec::new(),
-                    first: HashMap::new(),
+                    twice: Twice::default(),
                     merges: Vec::new(),
                     key: None,
                 };
@@ -173,12 +228,9 @@ impl Stream<'_> {
             None if tag.is_some_and(|tag| tag.original() == "!") || quoted => Value::from(text),
             _ => self.plain(text, span),
         };
-        let key = match &value {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
         let cost = Cost { nodes: 1, bytes: text.len(), depth: 0 };
-        Built { value, node: Node { span: span.clone(), flow: quoted, children: Children::None }, key: Some(key), cost }
+        let node = Node { span: span.clone(), flow: quoted, children: Children::None };
+        Built { value, node, scalar: true, cost }
     }
 
     fn plain(&mut self, text: &str, span: &Span) -> Value {
@@ -210,7 +262,7 @@ impl Stream<'_> {
             self.fail("this alias stands inside the node it refers to; write the node out".to_owned(), span.clone());
             return;
         };
-        let (value, key, cost) = (anchored.value.clone(), anchored.key.clone(), anchored.cost);
+        let (value, scalar, cost) = (anchored.value.clone(), anchored.scalar, anchored.cost);
         if !self.pay(cost, span) {
             return;
         }
@@ -219,7 +271,7 @@ impl Stream<'_> {
             return;
         }
         let node = Node { span: span.clone(), flow: true, children: Children::None };
-        let built = Built { value, node, key, cost };
+        let built = Built { value, node, scalar, cost };
         self.put(built, 0);
     }
 
@@ -246,7 +298,7 @@ impl Stream<'_> {
             if !self.pay(built.cost, &built.node.span) {
                 return;
             }
-            let anchored = Anchored { value: built.value.clone(), key: built.key.clone(), cost: built.cost };
+            let anchored = Anchored { value: built.value.clone(), scalar: built.scalar, cost: built.cost };
             self.anchors.insert(anchor, anchored);
         }
         let Some(frame) = self.stack.last_mut() else {
@@ -261,10 +313,11 @@ impl Stream<'_> {
                 values.push(built.value);
                 nodes.push(built.node);
             }
-            FrameKind::Mapping { values, fields, first, merges, key } => match key.take() {
-                None => match built.key {
-                    Some(text) => *key = Some((text, built.node.span)),
-                    None => self.fail("a key must be a scalar, not a mapping or list".to_owned(), built.node.span),
+            FrameKind::Mapping { values, fields, twice, merges, key } => match key.take() {
+                None => match built.value {
+                    Value::String(text) => *key = Some((text, built.node.span)),
+                    other if built.scalar => *key = Some((other.to_string(), built.node.span)),
+                    _ => self.fail("a key must be a scalar, not a mapping or list".to_owned(), built.node.span),
                 },
                 Some((text, key_span)) => {
                     let is_merge = text == "<<" && self.text.get(key_span.bytes.clone()) == Some("<<");
@@ -272,17 +325,14 @@ impl Stream<'_> {
                         merges.push(built.value);
                         return;
                     }
-                    if let Some(earlier) = first.get(&text) {
+                    if values.insert(text.clone(), built.value).is_some() {
                         self.problems.push(Problem {
                             message: format!("the key `{text}` stands twice; kubectl takes the last one: remove one"),
                             span: key_span.clone(),
-                            other: Some(earlier.clone()),
+                            other: twice.first(&text, fields),
                             fatal: false,
                         });
-                    } else {
-                        first.insert(text.clone(), key_span.clone());
                     }
-                    values.insert(text.clone(), built.value);
                     fields.push(Field { key: text, key_span, node: built.node });
                 }
             },
@@ -319,26 +369,31 @@ impl Stream<'_> {
     }
 
     /// Gives every document its range.
-    fn finish(mut self) -> Vec<Document> {
+    fn finish(mut self, part: &Range<usize>, next: Option<(usize, usize)>) -> Reading {
         self.close();
         // What follows the last document is comments.
-        if let Some(last) = self.done.last_mut() {
+        if let Some(last) = self.done.last_mut().filter(|_| next.is_none()) {
             last.comments.append(&mut self.comments);
         }
-        let ranges = ranges(&self.starts, self.text.len());
-        for (document, range) in self.done.iter_mut().zip(ranges) {
+        for (document, range) in self.done.iter_mut().zip(ranges(&self.starts, part)) {
             document.range = range;
         }
-        self.done
+        Reading {
+            documents: self.done,
+            comments: self.comments,
+            aliased_nodes: self.aliased_nodes,
+            aliased_bytes: self.aliased_bytes,
+            next,
+        }
     }
 }
 
-fn ranges(starts: &[usize], end: usize) -> Vec<Range<usize>> {
+fn ranges(starts: &[usize], part: &Range<usize>) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     for (index, &start) in starts.iter().enumerate() {
         // What stands before the first document, comments and directives, belongs to it.
-        let from = if index == 0 { 0 } else { start };
-        let to = starts.get(index.saturating_add(1)).copied().unwrap_or(end);
+        let from = if index == 0 { part.start } else { start };
+        let to = starts.get(index.saturating_add(1)).copied().unwrap_or(part.end);
         ranges.push(from..to.max(from));
     }
     ranges
@@ -373,5 +428,5 @@ fn finish(frame: Frame, closed: usize) -> Built {
     };
     // The parser ends a block where the next token starts, which may be many blank lines below.
     span.bytes.end = if flow { closed } else { last.unwrap_or(closed) }.max(span.bytes.start);
-    Built { value, node: Node { span, flow, children }, key: None, cost }
+    Built { value, node: Node { span, flow, children }, scalar: false, cost }
 }

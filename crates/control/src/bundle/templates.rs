@@ -1,6 +1,7 @@
 //! Templates stand for their pods.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use api::{Key, Object};
 use serde_json::{Value, json};
@@ -13,11 +14,11 @@ use crate::inject::{HasPods, WORKLOADS};
 pub(super) fn expand(bundle: &mut Bundle) {
     let served = with_pods(bundle);
     for (group, kind, plural, path) in WORKLOADS.into_iter().filter(|known| !known.3.is_empty()) {
-        let owners: Vec<Object> = bundle
+        let owners: Vec<Arc<Object>> = bundle
             .objects
             .list(group, plural)
             .filter(|owner| !is_owned(bundle, owner) && (owner.uid().is_empty() || !served.contains(owner.uid())))
-            .map(|owner| Object::clone(owner))
+            .map(Arc::clone)
             .collect();
         for owner in owners {
             one(bundle, &owner, (group, kind, plural, path));

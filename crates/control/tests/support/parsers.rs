@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use api::object::Object;
 use api::patch::{PatchType, apply};
 use api::selector::{FieldSelector, LabelSelector};
-use api::yaml::{Document, Node, documents};
+use api::yaml::{Document, Node, documents, joined, parts};
 use api::{Kind, Kinds, quantity};
 use control::analyze::{Diagnostic, Options, analyze, fixed};
 use control::bundle::{Bundle, Text, read};
@@ -43,10 +43,14 @@ pub(crate) const PARSERS: &[Parser] = &[
     ("crd", definition, seeds::definitions),
 ];
 
-/// Documents with spans: every span lies in the text, and every problem has a place.
+/// Documents with spans: every span lies in the text, and every problem has a place. Parts read apart say the same, or nothing.
 pub(crate) fn yaml(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    for document in documents(&text) {
+    let all = documents(&text);
+    if let Some(apart) = joined(&text, parts(&text, 1).iter().map(|part| part.read(&text)).collect()) {
+        assert_eq!(format!("{apart:?}"), format!("{all:?}"));
+    }
+    for document in all {
         if let Some(root) = &document.root {
             inside(root, &text);
         }

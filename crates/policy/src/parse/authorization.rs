@@ -6,11 +6,11 @@ use serde_json::{Map, Value as Json};
 
 use super::condition;
 use super::meaning;
-use super::reader::Reader;
+use super::reader::{Path, Reader};
 use super::scope::scope;
 use super::value::{Place, values};
 use super::{DRY_RUN, first_refusing_stage};
-use crate::finding::{Code, FieldPath, Parsed};
+use crate::finding::{Code, Parsed};
 use crate::mesh::{PolicyId, Settings};
 use crate::spec::{Action, Attribute, AuthorizationPolicy, Entry, Match, Rule};
 
@@ -48,11 +48,11 @@ pub fn authorization_policy(document: &Json, settings: &Settings) -> Parsed<Auth
 }
 
 fn policy(reader: &mut Reader, document: &Json) -> Option<AuthorizationPolicy> {
-    let root = FieldPath::default();
+    let root = Path::Root;
     let document = reader.object(document, &root)?;
     reader.known_only(document, &["apiVersion", "kind", "metadata", "spec", "status"], &root);
     let id = identifier(document);
-    let path = FieldPath::of("spec");
+    let path = root.member("spec");
     let empty = Object::new();
     let spec = match Reader::member(document, "spec") {
         Some(spec) => reader.object(spec, &path)?,
@@ -83,7 +83,7 @@ pub(super) fn identifier(document: &Object) -> PolicyId {
     PolicyId::new(text("namespace").unwrap_or("default"), text("name").unwrap_or_default())
 }
 
-fn action(reader: &mut Reader, spec: &Object, path: &FieldPath) -> Option<Action> {
+fn action(reader: &mut Reader, spec: &Object, path: &Path<'_>) -> Option<Action> {
     let Some(value) = Reader::member(spec, "action") else {
         return Some(Action::Allow);
     };
@@ -103,7 +103,9 @@ fn trial(reader: &mut Reader, document: &Object, action: Action) -> bool {
     let Some(annotation) = annotation else {
         return false;
     };
-    let path = FieldPath::of("metadata.annotations").member(DRY_RUN);
+    let metadata = Path::Root.member("metadata");
+    let annotations = metadata.member("annotations");
+    let path = annotations.member(DRY_RUN);
     if !matches!(action, Action::Allow | Action::Deny) {
         let message =
             format!("dry run exists for ALLOW and DENY only, not for {}; remove the annotation", action.word());
@@ -127,7 +129,7 @@ fn trial(reader: &mut Reader, document: &Object, action: Action) -> bool {
 }
 
 /// S-10, first half.
-fn provider(reader: &mut Reader, spec: &Object, action: Action, path: &FieldPath) -> Option<String> {
+fn provider(reader: &mut Reader, spec: &Object, action: Action, path: &Path<'_>) -> Option<String> {
     let path = path.member("provider");
     let provider = Reader::member(spec, "provider").and_then(|value| reader.object(value, &path));
     let name = provider.and_then(|provider| {
@@ -146,7 +148,7 @@ fn provider(reader: &mut Reader, spec: &Object, action: Action, path: &FieldPath
     name.map(str::to_owned)
 }
 
-fn rule(reader: &mut Reader, item: &Json, action: Action, path: &FieldPath) -> Rule {
+fn rule(reader: &mut Reader, item: &Json, action: Action, path: &Path<'_>) -> Rule {
     let Some(object) = reader.object(item, path) else {
         return Rule::default();
     };
@@ -155,14 +157,18 @@ fn rule(reader: &mut Reader, item: &Json, action: Action, path: &FieldPath) -> R
     reader.at_most(from.len(), SOURCES_MAX, &path.member("from"));
     let to = reader.list_member(object, "to", path);
     let when = reader.list_member(object, "when", path);
-    let at = |name: &str, index: usize| path.member(name).index(index);
+    let (from_path, to_path, when_path) = (path.member("from"), path.member("to"), path.member("when"));
     let rule = Rule {
-        from: from.iter().enumerate().map(|(index, item)| source(reader, item, action, &at("from", index))).collect(),
-        to: to.iter().enumerate().map(|(index, item)| operation(reader, item, &at("to", index))).collect(),
+        from: from
+            .iter()
+            .enumerate()
+            .map(|(index, item)| source(reader, item, action, &from_path.index(index)))
+            .collect(),
+        to: to.iter().enumerate().map(|(index, item)| operation(reader, item, &to_path.index(index))).collect(),
         when: when
             .iter()
             .enumerate()
-            .map(|(index, item)| condition(reader, item, action, &at("when", index)))
+            .map(|(index, item)| condition(reader, item, action, &when_path.index(index)))
             .collect(),
     };
     if action == Action::Deny && is_http_only_deny(&rule) {
@@ -193,7 +199,7 @@ fn is_http_only_deny(rule: &Rule) -> bool {
     }
 }
 
-fn source(reader: &mut Reader, item: &Json, action: Action, path: &FieldPath) -> Entry {
+fn source(reader: &mut Reader, item: &Json, action: Action, path: &Path<'_>) -> Entry {
     let Some(object) = reader.object(item, path) else {
         return Entry::default();
     };
@@ -244,7 +250,7 @@ fn is_identity(found: &Match) -> bool {
     )
 }
 
-fn operation(reader: &mut Reader, item: &Json, path: &FieldPath) -> Entry {
+fn operation(reader: &mut Reader, item: &Json, path: &Path<'_>) -> Entry {
     let Some(object) = reader.object(item, path) else {
         return Entry::default();
     };
@@ -264,7 +270,7 @@ fn operation(reader: &mut Reader, item: &Json, path: &FieldPath) -> Entry {
     entry
 }
 
-fn fields(reader: &mut Reader, object: &Object, known: &[(&str, &str, Attribute)], path: &FieldPath) -> Entry {
+fn fields(reader: &mut Reader, object: &Object, known: &[(&str, &str, Attribute)], path: &Path<'_>) -> Entry {
     let names: Vec<&str> = known.iter().flat_map(|(name, twin, _)| [*name, *twin]).collect();
     reader.known_only(object, &names, path);
     let mut matches = Vec::new();
@@ -284,7 +290,7 @@ fn fields(reader: &mut Reader, object: &Object, known: &[(&str, &str, Attribute)
 }
 
 /// S-17, and S-10, second half.
-fn condition(reader: &mut Reader, item: &Json, action: Action, path: &FieldPath) -> Entry {
+fn condition(reader: &mut Reader, item: &Json, action: Action, path: &Path<'_>) -> Entry {
     let Some(object) = reader.object(item, path) else {
         return Entry::default();
     };

@@ -1,11 +1,11 @@
 //! What is worth saying about a policy that is readable: nothing here refuses, nothing here changes a verdict (S-102, S-103).
 //! Only what the policy itself shows; what depends on workloads and services is said where they are known.
 
-use super::reader::Reader;
+use super::reader::{Path, Reader};
 use crate::address::Block;
 use crate::compile::Effect;
 use crate::compile::rule::{CompiledEntry, CompiledRule, compile_rule};
-use crate::finding::{Code, FieldPath};
+use crate::finding::Code;
 use crate::identity::SCHEME;
 use crate::mesh::{Profile, Settings};
 use crate::spec::{Action, Attribute, AuthorizationPolicy, Entry, Match, Rule, Scope, Value, Values};
@@ -13,7 +13,8 @@ use crate::spec::{Action, Attribute, AuthorizationPolicy, Entry, Match, Rule, Sc
 /// Adds the findings.
 pub(super) fn findings(reader: &mut Reader, policy: &AuthorizationPolicy, settings: &Settings) {
     whole(reader, policy, settings);
-    let rules = FieldPath::of("spec.rules");
+    let spec = Path::Root.member("spec");
+    let rules = spec.member("rules");
     let other = Settings { profile: settings.profile.other(), ..settings.clone() };
     let mut any_can_match = false;
     for (index, rule) in policy.rules.iter().enumerate() {
@@ -51,7 +52,7 @@ impl Profile {
 
 /// What concerns the policy as a whole.
 fn whole(reader: &mut Reader, policy: &AuthorizationPolicy, settings: &Settings) {
-    let spec = FieldPath::of("spec");
+    let spec = Path::Root.member("spec");
     let ambient = settings.profile == Profile::Ambient;
     match &policy.scope {
         Scope::Targets => {
@@ -85,12 +86,14 @@ fn whole(reader: &mut Reader, policy: &AuthorizationPolicy, settings: &Settings)
     if policy.trial {
         let message =
             "the policy is in dry run: it is stored and evaluated, not enforced; remove the annotation to enforce it";
-        reader.find(Code::TrialNotEnforced, &FieldPath::of("metadata.annotations").member(super::DRY_RUN), message);
+        let metadata = Path::Root.member("metadata");
+        let annotations = metadata.member("annotations");
+        reader.find(Code::TrialNotEnforced, &annotations.member(super::DRY_RUN), message);
     }
 }
 
 /// S-102: what became of a rule.
-fn effect(reader: &mut Reader, action: Action, rule: &CompiledRule, path: &FieldPath) {
+fn effect(reader: &mut Reader, action: Action, rule: &CompiledRule, path: &Path<'_>) {
     let action = action.word();
     match &rule.effect {
         Effect::Effective => {}
@@ -136,11 +139,12 @@ fn listed(fields: &[std::sync::Arc<str>]) -> String {
 }
 
 /// What single values show.
-fn values(reader: &mut Reader, rule: &Rule, settings: &Settings, path: &FieldPath) {
+fn values(reader: &mut Reader, rule: &Rule, settings: &Settings, path: &Path<'_>) {
     let parts = [("from", "source", &rule.from), ("to", "operation", &rule.to), ("when", "", &rule.when)];
     for (name, inner, entries) in parts {
         for (index, Entry { matches }) in entries.iter().enumerate() {
-            let entry = path.member(name).index(index);
+            let list = path.member(name);
+            let entry = list.index(index);
             let place = if inner.is_empty() { entry } else { entry.member(inner) };
             for found in matches {
                 one_match(reader, found, inner.is_empty(), settings, &place);
@@ -149,7 +153,7 @@ fn values(reader: &mut Reader, rule: &Rule, settings: &Settings, path: &FieldPat
     }
 }
 
-fn one_match(reader: &mut Reader, found: &Match, is_condition: bool, settings: &Settings, place: &FieldPath) {
+fn one_match(reader: &mut Reader, found: &Match, is_condition: bool, settings: &Settings, place: &Path<'_>) {
     let (positive, negative) =
         if is_condition { ("values".to_owned(), "notValues".to_owned()) } else { twins(&found.written) };
     if found.attribute == Attribute::ServerName && settings.profile == Profile::Sidecar {
@@ -181,7 +185,7 @@ fn twins(written: &str) -> (String, String) {
     (positive, negative)
 }
 
-fn one_value(reader: &mut Reader, attribute: Attribute, value: &Value, settings: &Settings, path: &FieldPath) {
+fn one_value(reader: &mut Reader, attribute: Attribute, value: &Value, settings: &Settings, path: &Path<'_>) {
     match attribute {
         Attribute::Principal if value.text().contains(SCHEME) => {
             let without = value.text().replace(SCHEME, "");
@@ -212,7 +216,7 @@ fn one_value(reader: &mut Reader, attribute: Attribute, value: &Value, settings:
 }
 
 /// S-49: only one star, at one end, is a wildcard.
-fn literal_star(reader: &mut Reader, text: &str, path: &FieldPath) {
+fn literal_star(reader: &mut Reader, text: &str, path: &Path<'_>) {
     let rest = text.strip_prefix('*').or_else(|| text.strip_suffix('*')).unwrap_or(text);
     if rest.contains('*') {
         let message =

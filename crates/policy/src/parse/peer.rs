@@ -6,11 +6,11 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json};
 
 use super::authorization::identifier;
-use super::reader::Reader;
+use super::reader::{Path, Reader};
 use super::scope::labels;
 use super::{dry_run_on_other_kind, first_refusing_stage};
 use crate::address::parse_port;
-use crate::finding::{Code, FieldPath, Parsed};
+use crate::finding::{Code, Parsed};
 use crate::mesh::{Labels, Settings};
 use crate::spec::{Mode, PeerAuthentication};
 
@@ -23,7 +23,7 @@ pub fn peer_authentication(document: &Json, settings: &Settings) -> Parsed<PeerA
 }
 
 fn peer(reader: &mut Reader, document: &Json, settings: &Settings) -> Option<PeerAuthentication> {
-    let root = FieldPath::default();
+    let root = Path::Root;
     let document = reader.object(document, &root)?;
     reader.known_only(document, &["apiVersion", "kind", "metadata", "spec", "status"], &root);
     let id = identifier(document);
@@ -32,7 +32,7 @@ fn peer(reader: &mut Reader, document: &Json, settings: &Settings) -> Option<Pee
         .and_then(|meta| meta.get("creationTimestamp"))
         .and_then(Json::as_str)
         .map(str::to_owned);
-    let path = FieldPath::of("spec");
+    let path = root.member("spec");
     let empty = Map::new();
     let spec = match Reader::member(document, "spec") {
         Some(spec) => reader.object(spec, &path)?,
@@ -59,7 +59,7 @@ fn port_level(
     reader: &mut Reader,
     spec: &Map<String, Json>,
     selector: &Labels,
-    path: &FieldPath,
+    path: &Path<'_>,
 ) -> Option<BTreeMap<u16, Mode>> {
     let mut modes = BTreeMap::new();
     let Some(value) = Reader::member(spec, "portLevelMtls") else {
@@ -85,7 +85,7 @@ fn port_level(
 }
 
 /// `{mode: ..}`; `None` if it cannot be read, for a mode misread would be a mode guessed.
-fn mtls(reader: &mut Reader, value: &Json, path: &FieldPath) -> Option<Mode> {
+fn mtls(reader: &mut Reader, value: &Json, path: &Path<'_>) -> Option<Mode> {
     if value.is_null() {
         return Some(Mode::Unset);
     }

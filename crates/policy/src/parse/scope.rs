@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value as Json};
 
-use super::reader::Reader;
-use crate::finding::{Code, FieldPath};
+use super::reader::{Path, Reader};
+use crate::finding::Code;
 use crate::mesh::Labels;
 use crate::spec::Scope;
 
@@ -14,7 +14,7 @@ const LABEL_VALUE_MAX: usize = 63;
 const TARGET_NAME_MAX: usize = 253;
 
 /// What a policy selects.
-pub(super) fn scope(reader: &mut Reader, spec: &Map<String, Json>, path: &FieldPath) -> Scope {
+pub(super) fn scope(reader: &mut Reader, spec: &Map<String, Json>, path: &Path<'_>) -> Scope {
     let selector = Reader::member(spec, "selector");
     let target = Reader::member(spec, "targetRef");
     let targets = Reader::member(spec, "targetRefs");
@@ -46,7 +46,7 @@ pub(super) fn scope(reader: &mut Reader, spec: &Map<String, Json>, path: &FieldP
 }
 
 /// `selector.matchLabels`, with its checks (S-8) and W1 (S-20).
-pub(super) fn labels(reader: &mut Reader, selector: &Json, path: &FieldPath) -> Labels {
+pub(super) fn labels(reader: &mut Reader, selector: &Json, path: &Path<'_>) -> Labels {
     let Some(selector) = reader.object(selector, path) else {
         return Labels::new();
     };
@@ -79,7 +79,7 @@ pub(super) fn labels(reader: &mut Reader, selector: &Json, path: &FieldPath) -> 
 }
 
 /// S-8, S-19.
-fn target_ref(reader: &mut Reader, target: &Json, path: &FieldPath) {
+fn target_ref(reader: &mut Reader, target: &Json, path: &Path<'_>) {
     let Some(target) = reader.object(target, path) else {
         return;
     };

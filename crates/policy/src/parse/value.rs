@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::reader::Reader;
+use super::reader::{Path, Reader};
 use crate::address::{Block, parse_port};
-use crate::finding::{Code, FieldPath};
+use crate::finding::Code;
 use crate::spec::{Attribute, Value, Values};
 
 /// S-6: a list of service accounts has at most 16 items of at most 320 characters.
@@ -29,7 +29,7 @@ pub(super) fn values(
     list: &[Json],
     attribute: Attribute,
     place: Place,
-    path: &FieldPath,
+    path: &Path<'_>,
 ) -> Option<Values> {
     let has_empty = list.iter().any(|item| item.as_str() == Some(""));
     // A condition with an empty value is not looked at further, as in Istio.
@@ -49,7 +49,7 @@ pub(super) fn values(
     Values::new(list.iter().enumerate().map(read).collect())
 }
 
-fn value(reader: &mut Reader, text: &str, attribute: Attribute, place: Place, check: bool, path: &FieldPath) -> Value {
+fn value(reader: &mut Reader, text: &str, attribute: Attribute, place: Place, check: bool, path: &Path<'_>) -> Value {
     let kept: Arc<str> = Arc::from(text);
     match attribute {
         Attribute::Port => {
@@ -99,7 +99,7 @@ fn value(reader: &mut Reader, text: &str, attribute: Attribute, place: Place, ch
 }
 
 /// S-6, S-12, S-15. As Istio, a list is told its first fault and no other.
-fn service_accounts(reader: &mut Reader, list: &[Json], path: &FieldPath) {
+fn service_accounts(reader: &mut Reader, list: &[Json], path: &Path<'_>) {
     if list.len() > SERVICE_ACCOUNTS_MAX {
         let message = format!(
             "{} service accounts, at most {SERVICE_ACCOUNTS_MAX} are allowed; split the source in two",
@@ -134,7 +134,7 @@ fn account_fault(text: &str) -> Option<(Code, String)> {
 }
 
 /// S-16.
-fn trust_domain(reader: &mut Reader, text: &str, place: Place, path: &FieldPath) {
+fn trust_domain(reader: &mut Reader, text: &str, place: Place, path: &Path<'_>) {
     let stars = text.matches('*').count();
     if stars > 1 || (stars == 1 && !text.starts_with('*') && !text.ends_with('*')) {
         reader.find(
