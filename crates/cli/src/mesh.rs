@@ -138,16 +138,7 @@ impl Mesh {
             forgets: None,
             said: None,
         };
-        let stopped = ending.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                () = stopped.cancelled() => {}
-                outcome = driver.run() => if let Err(error) = outcome {
-                    // Tables stay as they are; replies say that they are not settled.
-                    tracing::error!(error = format!("{error:#}"), "the mesh stands still");
-                },
-            }
-        });
+        tasks.spawn(drive_until(driver, ending.clone()));
         let mut settled = settled;
         settled.wait_for(|revision| *revision > 0).await.context("the first look at the store")?;
         let port = address.port();
@@ -265,6 +256,13 @@ async fn adopt(place: &Place, server: &Server, kubelet: &Kubelet) -> Result<Adop
     }
     crate::contents::forget_volumes_but(&place.data_dir, &adoption.adopted)?;
     Ok(adoption)
+}
+
+async fn drive_until(driver: drive::Driver, stopped: CancellationToken) {
+    if let Some(Err(error)) = stopped.run_until_cancelled(driver.run()).await {
+        // Tables stay as they are; replies say that they are not settled.
+        tracing::error!(error = format!("{error:#}"), "the mesh stands still");
+    }
 }
 
 /// The port that the API server of this place had last.

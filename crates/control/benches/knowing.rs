@@ -74,7 +74,7 @@ fn on_all_processors(pieces: &[Piece<'_>]) -> Vec<PieceRead> {
         let (mut done, before) = (Vec::new(), on_processor());
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(piece) = pieces.get(index) else { return (done, on_processor() - before) };
+            let Some(piece) = pieces.get(index) else { return (done, on_processor().saturating_sub(before)) };
             done.push((index, piece.read()));
         }
     };

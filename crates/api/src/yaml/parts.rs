@@ -127,12 +127,12 @@ fn marker(text: &str, from: usize) -> Option<usize> {
 
 /// How many lines end in these bytes; a carriage return alone ends one.
 fn lines(bytes: &[u8]) -> usize {
-    let feeds = bytes.iter().filter(|byte| **byte == b'\n').count();
-    if !bytes.contains(&b'\r') {
-        return feeds;
-    }
-    let alone = |(at, byte): (usize, &u8)| *byte == b'\r' && bytes.get(at.saturating_add(1)) != Some(&b'\n');
-    feeds.saturating_add(bytes.iter().enumerate().filter(|one| alone(*one)).count())
+    let ends = |(at, byte): (usize, &u8)| match byte {
+        b'\n' => true,
+        b'\r' => bytes.get(at.saturating_add(1)) != Some(&b'\n'),
+        _ => false,
+    };
+    bytes.iter().enumerate().filter(|one| ends(*one)).count()
 }
 
 #[cfg(test)]

@@ -36,3 +36,42 @@ pub(super) fn read(pieces: &[Piece<'_>]) -> Vec<PieceRead> {
     done.sort_unstable_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, read)| read).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use control::bundle::{self, DEFAULT_NAMESPACE, Text};
+
+    /// More than a piece holds, several times.
+    const OBJECTS: usize = 4_000;
+
+    #[test]
+    fn what_all_processors_read_is_what_one_reads() {
+        let text = |name: &str, bad: &str| {
+            let mut text = String::new();
+            for index in 0..OBJECTS {
+                write!(text, "---\n# {index}\napiVersion: v1\nkind: Namespace\nmetadata: {{name: n{index}}}\n")
+                    .unwrap();
+            }
+            Text { name: name.to_owned(), bytes: (text + bad).into_bytes() }
+        };
+        let deep = format!("---\na: {}\n", "[".repeat(api::yaml::DEPTH_MAX * 2));
+        let texts = vec![
+            text("good", ""),
+            text("open", "---\na: [\n"),
+            Text::default(),
+            text("deep", &deep),
+            text("again", ""),
+        ];
+        let mut pieces = 0;
+        let apart = bundle::read_with(texts.clone(), DEFAULT_NAMESPACE, |all| {
+            pieces = all.len();
+            super::read(all)
+        });
+        assert!(pieces > texts.len() * 2, "{pieces} pieces");
+        let one_by_one = bundle::read(texts, DEFAULT_NAMESPACE);
+        assert!(one_by_one.problems().len() > OBJECTS && one_by_one.objects().len() == OBJECTS);
+        assert!(format!("{apart:?}") == format!("{one_by_one:?}"), "read otherwise in {pieces} pieces");
+    }
+}

@@ -9,8 +9,8 @@ use crate::mesh::Labels;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Path<'a> {
     Root,
-    Member(&'a Path<'a>, &'a str),
-    Index(&'a Path<'a>, usize),
+    Member(&'a Self, &'a str),
+    Index(&'a Self, usize),
 }
 
 impl Path<'_> {

@@ -10,6 +10,9 @@ use crate::bundle::{Bundle, DEFAULT_NAMESPACE, Text, cut, read, read_with};
 /// Fewer sets than this mean that files are no longer found.
 const SETS_MIN: usize = 60;
 
+/// Reads pieces.
+type AllRead = fn(&[Piece<'_>]) -> Vec<PieceRead>;
+
 /// Every second piece on another thread.
 fn on_two_threads(pieces: &[Piece<'_>]) -> Vec<PieceRead> {
     let every_second = |first: usize| pieces.iter().skip(first).step_by(2).map(Piece::read).collect();
@@ -89,7 +92,9 @@ fn pieces_of_bad_input_say_what_the_texts_say() {
     };
     for (before, after) in [("", ""), (good, ""), ("", good), (good, good)] {
         let all = texts(before, after);
-        all.iter().for_each(|text| drop(same(std::slice::from_ref(text))));
+        for text in &all {
+            same(std::slice::from_ref(text));
+        }
         assert!(same(&all).problems().len() > 10);
     }
     let twice = Text { name: "bombs".to_owned(), bytes: bomb.repeat(2).into_bytes() };
@@ -100,7 +105,7 @@ fn pieces_of_bad_input_say_what_the_texts_say() {
 fn pieces_that_come_back_wrong_are_read_again() {
     let texts: Vec<Text> = sets().concat();
     let whole = shown(&read(texts.clone(), DEFAULT_NAMESPACE));
-    let wrong: [fn(&[Piece<'_>]) -> Vec<PieceRead>; 3] = [
+    let wrong: [AllRead; 3] = [
         |_| Vec::new(),
         |pieces| pieces.iter().skip(1).map(Piece::read).collect(),
         |pieces| pieces.iter().rev().map(Piece::read).collect(),
