@@ -53,10 +53,11 @@ fn identity(world: &World) -> String {
     world.must(&format!("kubectl get pods -A -o jsonpath='{path}'"))
 }
 
-/// Processes of the mesh but for the daemon.
+/// Processes of the mesh's pods but for those that shells start and wait for.
 fn processes(world: &World) -> BTreeSet<(i32, String)> {
+    let lasting = ["tidegate pod-", "tcp-echo ", "sleep infinity"];
     let all = processes_of(&world.mesh.data_dir()).into_iter();
-    all.filter(|(_, words)| !words.starts_with("tidegate up") && !words.contains("tail -n")).collect()
+    all.filter(|(_, words)| lasting.iter().any(|begin| words.starts_with(begin))).collect()
 }
 
 fn up(world: &World) -> String {
