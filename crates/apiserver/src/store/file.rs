@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use api::{Change, Event, Key, Object, Objects};
-use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, StorageError, TableDefinition};
+use redb::backends::InMemoryBackend;
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable as _, StorageBackend as _, StorageError, TableDefinition,
+};
 
 use crate::Error;
 
@@ -41,6 +44,7 @@ impl File {
                 });
             }
         }
+        is_ours(path, look(path).unwrap_or(FORMAT))?;
         let database = open(path)?;
         let (objects, revision) = read(path, &database)?;
         Ok((Self { path: path.to_owned(), database: Some(database) }, objects, revision))
@@ -90,6 +94,34 @@ fn make(path: &Path) -> Result<(), Error> {
     fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_failed)
 }
 
+/// The format of the file, none if only opening it can tell. Opening writes, if only redb's own notes, and a file that is
+/// a newer program's stays as it is.
+fn look(path: &Path) -> Option<u64> {
+    let look = || match redb::Builder::new().set_cache_size(CACHE_BYTES).open_read_only(path) {
+        Ok(database) => format_of(&database),
+        // Whoever wrote it was killed, so it is to be repaired first: a copy, in memory, where all objects will be as well.
+        Err(DatabaseError::RepairAborted) => {
+            let copy = InMemoryBackend::new();
+            let bytes = fs::read(path).ok()?;
+            copy.set_len(u64::try_from(bytes.len()).ok()?).ok()?;
+            copy.write(0, &bytes).ok()?;
+            drop(bytes);
+            format_of(&redb::Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(copy).ok()?)
+        }
+        Err(_) => None,
+    };
+    catch_unwind(AssertUnwindSafe(look)).ok().flatten()
+}
+
+fn format_of(database: &impl ReadableDatabase) -> Option<u64> {
+    let counters = database.begin_read().ok()?.open_table(COUNTERS).ok()?;
+    counters.get("format").ok()?.map(|format| format.value())
+}
+
+fn is_ours(path: &Path, found: u64) -> Result<(), Error> {
+    if found == FORMAT { Ok(()) } else { Err(Error::NewerStore { path: path.to_owned(), found, known: FORMAT }) }
+}
+
 fn open(path: &Path) -> Result<Database, Error> {
     let opened = catch_unwind(AssertUnwindSafe(|| {
         redb::Builder::new().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(path)
@@ -124,10 +156,7 @@ fn read(path: &Path, database: &Database) -> Result<(Objects, u64), Error> {
         let value = counters.get(name).map_err(|error| failed(error.into()))?;
         value.map(|value| value.value()).ok_or_else(|| corrupt(path, &format!("it has no counter `{name}`")))
     };
-    let format = counter("format")?;
-    if format != FORMAT {
-        return Err(Error::NewerStore { path: path.to_owned(), found: format, known: FORMAT });
-    }
+    is_ours(path, counter("format")?)?;
     let revision = counter("revision")?;
     let table = transaction.open_table(OBJECTS).map_err(|error| failed(error.into()))?;
     let mut objects = Objects::new();

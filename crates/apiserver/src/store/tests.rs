@@ -227,15 +227,23 @@ fn damage_anywhere_in_the_file_is_found_or_harmless() {
 }
 
 #[test]
-fn a_store_of_a_newer_program_is_refused() {
+fn a_store_of_a_newer_program_is_refused_and_not_written() {
     let (_folder, path) = folder();
     drop(Store::open(&path).unwrap());
     let database = redb::Database::open(&path).unwrap();
     let transaction = database.begin_write().unwrap();
     transaction.open_table(redb::TableDefinition::<&str, u64>::new("counters")).unwrap().insert("format", 2).unwrap();
     transaction.commit().unwrap();
+    // As it is after a kill, to be repaired by whoever opens it, and as it is when it was closed.
+    let killed = path.with_extension("killed");
+    fs::copy(&path, &killed).unwrap();
+    assert!(matches!(redb::ReadOnlyDatabase::open(&killed), Err(redb::DatabaseError::RepairAborted)));
     drop(database);
-    let error = Store::open(&path).unwrap_err();
-    assert!(matches!(error, Error::NewerStore { found: 2, known: 1, .. }), "{error:?}");
-    assert!(error.to_string().contains("run the newer program"), "{error}");
+    for file in [killed, path] {
+        let before = fs::read(&file).unwrap();
+        let error = Store::open(&file).unwrap_err();
+        assert!(matches!(error, Error::NewerStore { found: 2, known: 1, .. }), "{error:?}");
+        assert!(error.to_string().contains("run the newer program"), "{error}");
+        assert!(fs::read(&file).unwrap() == before, "{} was written", file.display());
+    }
 }
