@@ -11,11 +11,12 @@ pub(crate) mod packet;
 mod permits;
 mod tell;
 
-use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc as commands;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use linux::netlink::Received;
@@ -38,13 +39,14 @@ use tell::{Ids, record};
 const TURN: usize = 256;
 /// Pods that are handled per wake-up; the others stay ready.
 const READY_MAX: usize = 64;
-/// How long notices of ended connections wait for company, as first packets do in the kernel: each wake-up costs more than
-/// a notice does.
+/// How long what a pod's sources tell waits for company: each wake-up costs more than what it is about.
 const COLLECT_FOR: Duration = Duration::from_millis(10);
-/// The event of the wake-up handle; pods count from 1.
+/// The event of the wake-up handle; pods count from 1, and an event of theirs is [`SOURCES`] times that and the source.
 const WAKE: u64 = 0;
-/// Beside the number of a pod: connections of it have ended.
-const ENDINGS: u64 = 1 << 63;
+/// What is waited for of a pod: refusals, connections that were let in, connections that are over.
+const SOURCES: u64 = 3;
+/// One wake-up, and no more until it is asked for again.
+const ONCE: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ONESHOT);
 
 /// What became of a pod's refusals, or of its acceptances.
 #[derive(Debug, Default)]
@@ -118,9 +120,11 @@ enum Command {
     Close(HashSet<u64>, commands::SyncSender<usize>),
 }
 
-/// The thread that reads the logs; it ends when this is dropped.
+/// The thread that reads the logs. It ends when this is dropped, and has closed every log when that returns: the kernel
+/// gives a log to one listener at a time.
 #[derive(Debug)]
 pub(crate) struct Observer {
+    reader: Option<JoinHandle<()>>,
     commands: Mutex<commands::Sender<Command>>,
     wake: Arc<OwnedFd>,
     names: AtomicU64,
@@ -137,8 +141,9 @@ impl Observer {
         let (sender, receiver) = commands::channel();
         let mut reader =
             Reader { epoll, wake: Arc::clone(&wake), receiver, pods: HashMap::new(), records, ids: Ids::begin() };
-        std::thread::Builder::new().name("observe".to_owned()).spawn(move || reader.run()).map_err(failed)?;
-        Ok(Self { commands: Mutex::new(sender), wake, names: AtomicU64::new(WAKE + 1) })
+        let reader =
+            std::thread::Builder::new().name("observe".to_owned()).spawn(move || reader.run()).map_err(failed)?;
+        Ok(Self { reader: Some(reader), commands: Mutex::new(sender), wake, names: AtomicU64::new(WAKE + 1) })
     }
 
     /// Reads this pod's log from now on; the number is for [`Self::forget`].
@@ -148,8 +153,7 @@ impl Observer {
         name
     }
 
-    /// Reads what is left of a pod's log and closes it; closed when this returns, so that the log can be opened anew
-    /// (the kernel gives it to one listener at a time).
+    /// Reads what is left of a pod's log and closes it; closed when this returns, so that the log can be opened anew.
     pub(crate) fn forget(&self, name: u64) {
         self.send_and_wait(|done| Command::Forget(name, done));
     }
@@ -196,6 +200,8 @@ impl Drop for Observer {
         let (closed, _) = commands::channel();
         *self.commands.lock().unwrap_or_else(PoisonError::into_inner) = closed;
         self.ring();
+        // One that panicked has closed its logs as well.
+        self.reader.take().map(JoinHandle::join);
     }
 }
 
@@ -207,8 +213,8 @@ struct Pod {
     window: Window,
     permits: Permits,
     permitted: Arc<Tally>,
-    /// When notices that wait are to be read; until then the kernel does not tell of more.
-    collected: Option<Instant>,
+    /// When what waits is to be read, and what told so; until then the kernel does not wake us for those.
+    collected: Option<(Instant, BTreeSet<u64>)>,
 }
 
 struct Reader {
@@ -236,20 +242,20 @@ impl Reader {
                     if !self.obey() {
                         return;
                     }
-                } else if let Some(pod) = self.pods.get_mut(&(name & !ENDINGS)) {
-                    if name & ENDINGS == 0 {
-                        pod.read(TURN, &self.records, &mut self.ids);
-                    } else {
-                        pod.collected = Some(Instant::now() + COLLECT_FOR);
-                    }
+                } else if let Some(pod) = self.pods.get_mut(&(name / SOURCES)) {
+                    let collected =
+                        pod.collected.get_or_insert_with(|| (Instant::now() + COLLECT_FOR, BTreeSet::new()));
+                    collected.1.insert(name);
                 }
             }
             let now = Instant::now();
-            for (name, pod) in &mut self.pods {
-                if pod.collected.is_some_and(|at| at <= now) {
-                    pod.collected = None;
-                    pod.read(TURN, &self.records, &mut self.ids);
-                    hear_endings(&self.epoll, *name, pod);
+            for pod in self.pods.values_mut() {
+                if let Some((_, told)) = pod.collected.take_if(|(at, _)| *at <= now) {
+                    if pod.read(TURN, &self.records, &mut self.ids) {
+                        pod.hear(&self.epoll, told);
+                    } else {
+                        pod.collected = Some((now, told));
+                    }
                 }
                 pod.write_folds(Some(now), &self.records, &mut self.ids);
                 pod.with_permits(&self.records, &mut self.ids, |permits, context| permits.look(now, context));
@@ -259,8 +265,12 @@ impl Reader {
 
     /// Until the next second of a pod with folded refusals is over, or sockets are to be listed.
     fn until_due(&self) -> Option<Timespec> {
-        let due =
-            self.pods.values().flat_map(|pod| [pod.window.due(), pod.permits.due(), pod.collected]).flatten().min()?;
+        let due = self
+            .pods
+            .values()
+            .flat_map(|pod| [pod.window.due(), pod.permits.due(), pod.collected.as_ref().map(|(at, _)| *at)])
+            .flatten()
+            .min()?;
         // One more millisecond than left, so that it is over when this returns.
         let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Timespec::try_from(left).ok()
@@ -306,40 +316,44 @@ impl Reader {
 
     fn watch(&mut self, name: u64, watched: Watched) {
         let Watched { workload, listener, generations, tally, sources, permitted } = watched;
-        let once = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
-        for (handle, name, when) in [
-            (listener.as_fd(), name, epoll::EventFlags::IN),
-            (sources.accepts.as_fd(), name, epoll::EventFlags::IN),
-            (sources.endings.as_fd(), name | ENDINGS, once),
-        ] {
-            if let Err(errno) = epoll::add(&self.epoll, handle, epoll::EventData::new_u64(name), when) {
+        let (window, permits) = (Window::begin(Instant::now()), Permits::begin(sources));
+        let pod = Pod { workload, listener, generations, tally, window, permits, permitted, collected: None };
+        for (event, handle) in (name * SOURCES..).zip(pod.sources()) {
+            if let Err(errno) = epoll::add(&self.epoll, handle, epoll::EventData::new_u64(event), ONCE) {
+                let workload = &pod.workload;
                 tracing::error!(%errno, %workload, "cannot wait for verdicts of a workload: they are counted by the kernel only");
             }
         }
-        let (window, permits) = (Window::begin(Instant::now()), Permits::begin(sources));
-        self.pods
-            .insert(name, Pod { workload, listener, generations, tally, window, permits, permitted, collected: None });
-    }
-}
-
-/// Wakes up again at the next notice of a connection that has ended.
-fn hear_endings(epoll: &OwnedFd, name: u64, pod: &Pod) {
-    let once = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
-    let heard = epoll::modify(epoll, pod.permits.endings(), epoll::EventData::new_u64(name | ENDINGS), once);
-    if let Err(errno) = heard {
-        tracing::error!(%errno, workload = %pod.workload, "cannot wait for the end of connections: it is told late");
+        self.pods.insert(name, pod);
     }
 }
 
 impl Pod {
-    /// Reads up to `turn` datagrams of refusals, then what waits of connections that were let in.
-    fn read(&mut self, turn: usize, records: &mpsc::Sender<Record>, ids: &mut Ids) {
+    fn sources(&self) -> [BorrowedFd<'_>; 3] {
+        let [accepts, endings] = self.permits.sources();
+        [self.listener.as_fd(), accepts, endings]
+    }
+
+    /// Wakes up again at the next word of the sources of these events.
+    fn hear(&self, epoll: &OwnedFd, events: BTreeSet<u64>) {
+        for event in events {
+            let source = usize::try_from(event % SOURCES).ok().and_then(|at| self.sources().get(at).copied());
+            let heard = source.map(|source| epoll::modify(epoll, source, epoll::EventData::new_u64(event), ONCE));
+            if let Some(Err(errno)) = heard {
+                tracing::error!(%errno, workload = %self.workload, "cannot wait for verdicts of a workload: they are told late");
+            }
+        }
+    }
+
+    /// Reads up to `turn` datagrams of refusals, then what waits of connections that were let in. `false`: there may be more.
+    fn read(&mut self, turn: usize, records: &mpsc::Sender<Record>, ids: &mut Ids) -> bool {
         let over = self.generations.over();
         let refusals = self.read_refusals(turn, records, ids);
         let permits = self.with_permits(records, ids, Permits::read);
         if refusals && permits {
             self.generations.drained(&over);
         }
+        refusals && permits
     }
 
     fn with_permits<R>(

@@ -6,6 +6,7 @@
 //! loses shows as a gap in the numbers. Logging to a group without a listener is free and silent.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use crate::Error;
 use crate::netlink::{Message, Protocol, Received, Reply, Socket, be32};
@@ -24,6 +25,9 @@ const COLLECT_PACKETS: u32 = 64;
 const COLLECT_BYTES: u32 = 32 * 1024;
 /// Waiting datagrams take at most this much: about 20,000 packets, two seconds of a reader that does not run.
 const QUEUE_BYTES: usize = 8 * 1024 * 1024;
+/// A process that was killed keeps its sockets until the kernel has taken it down, which others may notice before.
+const WAIT_FOR_LAST: Duration = Duration::from_secs(1);
+const ASK_AGAIN: Duration = Duration::from_millis(2);
 
 /// One packet.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +47,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens to a group of the calling thread's network namespace; packets are cut off after `bytes_max`.
+    /// Listens to a group of the calling thread's network namespace; packets are cut off after `bytes_max`. While another
+    /// listener has the group, waits for up to a second for it to go.
     pub fn open(group: u16, bytes_max: u32) -> Result<Self, Error> {
         let mut socket = Socket::open(Protocol::Netfilter)?;
         socket.reserve_receive(QUEUE_BYTES)?;
@@ -57,8 +62,15 @@ impl Listener {
             .be32(4, COLLECT_FOR)
             .be32(5, COLLECT_PACKETS)
             .be16(6, FLAG_NUMBERED);
-        socket.request(&bind)?;
-        Ok(Self { socket })
+        let last = Instant::now() + WAIT_FOR_LAST;
+        loop {
+            match socket.request(&bind) {
+                Err(error) if error.errno() == Some(libc::EPERM) && Instant::now() < last => {
+                    std::thread::sleep(ASK_AGAIN);
+                }
+                bound => return bound.map(|()| Self { socket }),
+            }
+        }
     }
 
     /// Hands over the packets of one datagram that waits, without blocking.
@@ -93,6 +105,7 @@ pub(crate) fn logged(reply: Reply<'_>) -> Option<Logged<'_>> {
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
+    use std::time::Duration;
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -102,6 +115,22 @@ mod tests {
     use crate::nft::{BaseChain, ChainKind, Family, Hook, Rule, Table, Transaction};
 
     const GROUP: u16 = 3;
+
+    #[test]
+    fn a_group_is_waited_for_while_its_last_listener_goes() {
+        NetNs::create()
+            .unwrap()
+            .run(|| {
+                let last = Listener::open(GROUP, 24).unwrap();
+                let going = std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_millis(50));
+                    drop(last);
+                });
+                Listener::open(GROUP, 24).unwrap();
+                going.join().unwrap();
+            })
+            .unwrap();
+    }
 
     #[test]
     fn packets_arrive_numbered_cut_off_and_with_their_prefix() {

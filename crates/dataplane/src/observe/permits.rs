@@ -106,9 +106,9 @@ impl Permits {
         Self { sources, open: HashMap::new(), look_at: None }
     }
 
-    /// What tells that notices wait.
-    pub(super) fn endings(&self) -> BorrowedFd<'_> {
-        self.sources.endings.as_fd()
+    /// What tells that first packets wait, and notices.
+    pub(super) fn sources(&self) -> [BorrowedFd<'_>; 2] {
+        [self.sources.accepts.as_fd(), self.sources.endings.as_fd()]
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
