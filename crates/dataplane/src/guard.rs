@@ -21,6 +21,7 @@ use linux::nft::{
 use policy::mesh::WorkloadId;
 use policy::snapshot::Snapshot;
 
+use crate::shortcut::Shortcut;
 use crate::{NodeNet, PodNet};
 
 /// Name of the guard's table, for whoever lists the node namespace.
@@ -55,16 +56,19 @@ pub(crate) struct Guard {
     known: BTreeSet<(u32, IpAddr)>,
     /// The snapshot that every table has; none while one is being put into force.
     in_force: Option<u64>,
+    /// Between addresses of `known`; none where the kernel has no such programs for us.
+    shortcut: Option<Shortcut>,
 }
 
 impl Guard {
     /// Lays the guard, closed for all links it does not know. Links opened by a process before this one stay open, until
     /// [`Self::close_others`].
-    pub(crate) fn lay(node: &NodeNet) -> Result<Self, linux::Error> {
+    pub(crate) fn lay(node: &NodeNet, shortcut: Option<Shortcut>) -> Result<Self, linux::Error> {
         let mut socket = node.netns.run(|| Socket::open(Protocol::Netfilter))??;
         let table = Table::named(Family::Inet, TABLE);
         lay(&table, node).commit(&mut socket)?;
-        Ok(Self { table, socket, node: node.clone(), opened: BTreeMap::new(), known: BTreeSet::new(), in_force: None })
+        let (opened, known) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Self { table, socket, node: node.clone(), opened, known, in_force: None, shortcut })
     }
 
     /// The workload whose name, link or address `pod` would share.
@@ -82,6 +86,12 @@ impl Guard {
         open.add(&pods_v4(), &[element_v4(pod)]).add(&pods_v6(), &[element_v6(pod)]);
         open.commit(&mut self.socket)?;
         self.opened.insert(pod.workload.clone(), pod.clone());
+        if let Some(shortcut) = &mut self.shortcut
+            && let Err(error) = self.node.netns.run(|| shortcut.attach(pod.node_link)).flatten()
+        {
+            let error = linux::error::with_causes(&error);
+            tracing::warn!(workload = %pod.workload, error, "a pod has no shortcut to others: its packets take the long way");
+        }
         Ok(())
     }
 
@@ -141,6 +151,7 @@ impl Guard {
     }
 
     fn change(&mut self, which: &BTreeSet<(u32, IpAddr)>, add: bool) -> Result<(), linux::Error> {
+        self.shorten(which, add);
         let mut change = Transaction::on(&self.table);
         for (set, v4) in [(known_v4(), true), (known_v6(), false)] {
             let elements: Vec<Element> =
@@ -154,11 +165,24 @@ impl Guard {
         if which.is_empty() { Ok(()) } else { change.commit(&mut self.socket) }
     }
 
+    /// What the shortcut knows is changed with the guard. One that cannot be told takes nothing any more.
+    fn shorten(&mut self, which: &BTreeSet<(u32, IpAddr)>, add: bool) {
+        let Some(shortcut) = &mut self.shortcut else { return };
+        if let Err(error) = if add { shortcut.add(which) } else { shortcut.remove(which) } {
+            let error = linux::error::with_causes(&error);
+            tracing::warn!(error, "the shortcut between pods is closed: all packets take the long way");
+            self.shortcut = None;
+        }
+    }
+
     /// Takes that away again.
     pub(crate) fn close(&mut self, pod: &PodNet) -> Result<(), linux::Error> {
         let its: BTreeSet<(u32, IpAddr)> =
             self.known.iter().filter(|(link, _)| *link == pod.node_link).copied().collect();
         self.known.retain(|(link, _)| *link != pod.node_link);
+        if let Some(shortcut) = &mut self.shortcut {
+            shortcut.detach(pod.node_link);
+        }
         match self.change(&its, false) {
             Err(error) if error.errno() != Some(rustix::io::Errno::NOENT.raw_os_error()) => return Err(error),
             Ok(()) | Err(_) => {}
@@ -211,7 +235,10 @@ impl Guard {
             let its = known.iter().filter(|(_, address)| address.is_ipv4() == v4);
             keep.add(&set, &its.map(|(link, address)| element(*link, *address)).collect::<Vec<_>>());
         }
+        let gone: BTreeSet<(u32, IpAddr)> = self.known.difference(&known).copied().collect();
+        self.shorten(&gone, false);
         keep.commit(&mut self.socket)?;
+        self.shorten(&known, true);
         self.known = known;
         Ok(())
     }

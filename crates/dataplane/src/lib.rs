@@ -19,6 +19,7 @@ mod observe;
 mod publish;
 mod revoke;
 mod sentry;
+mod shortcut;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -39,6 +40,7 @@ use observe::Observer;
 pub use publish::{Enforcement, Report, Trouble};
 use selftest::Kernel;
 use sentry::Sentry;
+use shortcut::Shortcut;
 
 /// A pod's network as the node made it.
 #[derive(Debug, Clone)]
@@ -102,7 +104,11 @@ impl Dataplane {
     pub async fn start_on(kernel: Kernel, node: NodeNet, records: mpsc::Sender<Record>) -> Result<Self, Error> {
         blocking(move || {
             let failed = |source| Error::Guard { doing: "lay", source };
-            let guard = Guard::lay(&node).map_err(failed)?;
+            let shortcut = Shortcut::load().inspect_err(|error| {
+                let error = linux::error::with_causes(error);
+                tracing::info!(error, "no shortcut between pods: all packets take the long way");
+            });
+            let guard = Guard::lay(&node, shortcut.ok()).map_err(failed)?;
             let changes = node.netns.run(Changes::listen).and_then(|listening| listening).map_err(failed)?;
             let shared = Arc::new(Shared {
                 kernel,

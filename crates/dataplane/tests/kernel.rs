@@ -14,5 +14,6 @@ mod kernel {
     mod packet;
     mod permits;
     mod records;
+    mod shortcut;
     mod verdict;
 }

@@ -42,6 +42,14 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A program for packets, or a map of one, could not be made, changed or put in its place.
+    #[error("cannot {doing} (eBPF)")]
+    Bpf {
+        /// What was being done, with the kernel's words where it had any.
+        doing: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The kernel offers no barrier for packets in flight.
     #[error(
         "cannot wait for packets in flight (membarrier); a kernel with CONFIG_MEMBARRIER and without `nohz_full` is needed"

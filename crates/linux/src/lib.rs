@@ -3,6 +3,7 @@
 //! The only crate that may say `unsafe` and that changes kernel state. It knows no pods and no policies: whoever
 //! calls it says what to make, it says exactly what the kernel answered.
 
+pub mod bpf;
 pub mod caps;
 pub mod cgroup;
 pub mod diag;

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use policy::mesh::WorkloadId;
 use policy::record::Record;
@@ -14,6 +15,12 @@ const KEPT_PER_WORKLOAD: usize = 200;
 
 /// Records that a slow listener may lag behind before it is told that it lost some.
 const LAG_MAX: usize = 8192;
+
+/// Records are taken in groups: after one, the next may gather for this long, since each wake-up costs more than a record.
+const GROUP_FOR: Duration = Duration::from_millis(5);
+
+/// Records taken at a time.
+const GROUP_MAX: usize = 4096;
 
 /// Bytes of a log stream that wait for a slow reader.
 const PIPE_BYTES: usize = 64 * 1024;
@@ -92,23 +99,27 @@ impl Records {
 
     /// Takes records from the data plane until it ends; `tell` is called with each.
     pub(super) async fn gather(self, mut source: mpsc::Receiver<Record>, tell: fn(&Record)) {
-        while let Some(record) = source.recv().await {
-            tell(&record);
-            let record = Arc::new(record);
-            if let Some(workload) = &record.destination.workload {
-                self.keep(workload, &record);
+        let mut group = Vec::new();
+        while source.recv_many(&mut group, GROUP_MAX).await > 0 {
+            let records: Vec<_> = group.drain(..).inspect(tell).map(Arc::new).collect();
+            self.keep(&records);
+            for record in records {
+                // No listener is no error.
+                let live = if record.outcome.permitted { &self.allowed } else { &self.denied };
+                drop(live.send(record));
             }
-            // No listener is no error.
-            let live = if record.outcome.permitted { &self.allowed } else { &self.denied };
-            drop(live.send(record));
+            tokio::time::sleep(GROUP_FOR).await;
         }
     }
 
-    fn keep(&self, workload: &WorkloadId, record: &Arc<Record>) {
+    fn keep(&self, records: &[Arc<Record>]) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        match kept.get_mut(workload) {
-            Some(known) => known.push(record),
-            None => kept.entry(workload.clone()).or_default().push(record),
+        for record in records {
+            let Some(workload) = &record.destination.workload else { continue };
+            match kept.get_mut(workload) {
+                Some(known) => known.push(record),
+                None => kept.entry(workload.clone()).or_default().push(record),
+            }
         }
     }
 
