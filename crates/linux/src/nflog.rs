@@ -66,7 +66,7 @@ impl Listener {
         loop {
             match socket.request(&bind) {
                 Err(error) if error.errno() == Some(libc::EPERM) && Instant::now() < last => {
-                    std::thread::sleep(ASK_AGAIN);
+                    std::thread::sleep(ASK_AGAIN); // timer: nothing tells when a socket of another process is gone
                 }
                 bound => return bound.map(|()| Self { socket }),
             }
@@ -123,7 +123,7 @@ mod tests {
             .run(|| {
                 let last = Listener::open(GROUP, 24).unwrap();
                 let going = std::thread::spawn(move || {
-                    std::thread::sleep(Duration::from_millis(50));
+                    std::thread::sleep(Duration::from_millis(50)); // timer: it is there while the next asks
                     drop(last);
                 });
                 Listener::open(GROUP, 24).unwrap();
