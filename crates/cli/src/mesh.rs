@@ -103,8 +103,8 @@ impl Mesh {
         place.write_private(&place.data_dir.join("port"), &format!("{}\n", address.port()))?;
 
         let dns = Dns::start(&node).context("starting DNS")?;
-        let vips = Vips::start(&node).context("laying the table of virtual addresses")?;
         let runtime = Runtime::new(&place.data_dir, &place.run_dir);
+        let vips = Vips::start(&node, runtime.group().as_deref()).context("laying the table of virtual addresses")?;
         let kubelet_hooks =
             pods::kubelet_hooks(dataplane.clone(), server.clone(), Arc::clone(&objects), settled.clone());
         let kubelet = Kubelet::start(Arc::clone(&node), runtime, kubelet_hooks);

@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use linux::bpf::{Attached, Label, Loaded, Map, MapKind, Program, Reg, Size, Test};
+use linux::bpf::{Attached, Hook, Label, Loaded, Map, MapKind, Program, Reg, Size, Test};
 
 /// Addresses that a node has room for, of each family; pods beyond take the long way.
 const ADDRESSES_MAX: u32 = 16_384;
@@ -25,7 +25,6 @@ const ADDRESSES_MAX: u32 = 16_384;
 const NOTES_MAX: u32 = 32_768;
 
 /// Numbers of functions of the kernel.
-const LOOKUP: i32 = 1;
 const UPDATE: i32 = 2;
 const DELETE: i32 = 3;
 const REDIRECT_PEER: i32 = 155;
@@ -102,7 +101,7 @@ impl Shortcut {
     /// Has the kernel take the program; it knows no address yet, so nothing takes the shortcut.
     pub(crate) fn load() -> Result<Self, linux::Error> {
         let (v4, v6) = (Maps::of(&V4)?, Maps::of(&V6)?);
-        let program = Loaded::for_packets(&program(&v4, &v6), "tidegate")?;
+        let program = Loaded::new(Hook::Ingress, &program(&v4, &v6), "tidegate")?;
         Ok(Self { v4, v6, program, attached: BTreeMap::new() })
     }
 
@@ -184,29 +183,29 @@ fn way_of(p: &mut Program, family: &Family, maps: &Maps, long_way: Label) {
     p.load(Size::One, FLAGS, BYTES, transport + TCP_FLAGS).and(FLAGS, SYN_OR_ACK);
 
     // The source is behind this link and opens connections.
-    look_up(p, &maps.links, Family::SOURCE);
+    p.look_up(&maps.links, Family::SOURCE);
     p.jump_if(Reg::R0, Test::Equal, 0, long_way);
     p.load(Size::Four, Reg::R1, Reg::R0, 0).load(Size::Four, Reg::R8, PACKET, LINK);
     p.jump_if_both(Reg::R1, Test::Differs, Reg::R8, long_way);
-    look_up(p, &maps.links, Family::DESTINATION);
+    p.look_up(&maps.links, Family::DESTINATION);
     p.jump_if(Reg::R0, Test::Equal, 0, not_a_pod);
     p.load(Size::Four, TO_LINK, Reg::R0, 0);
     p.jump_if_both(TO_LINK, Test::Equal, Reg::R8, long_way);
     p.jump_if(FLAGS, Test::Differs, SYN, follows);
     // A first packet: without a note, for want of room, what follows takes the long way.
-    point(p, Reg::R2, Family::SOURCE);
-    point(p, Reg::R3, Family::DESTINATION);
+    p.point(Reg::R2, Family::SOURCE);
+    p.point(Reg::R3, Family::DESTINATION);
     p.map(Reg::R1, &maps.notes).set(Reg::R4, 0).call(UPDATE).jump(go);
 
     p.place(not_a_pod).jump_if(FLAGS, Test::Differs, SYN, long_way);
-    point(p, Reg::R2, Family::SOURCE);
+    p.point(Reg::R2, Family::SOURCE);
     p.map(Reg::R1, &maps.notes).call(DELETE).jump(long_way);
 
     // From client to server, or back.
     p.place(follows);
     for (client, server) in [(Family::SOURCE, Family::DESTINATION), (Family::DESTINATION, Family::SOURCE)] {
         let other = p.label();
-        look_up(p, &maps.notes, client);
+        p.look_up(&maps.notes, client);
         p.jump_if(Reg::R0, Test::Equal, 0, other);
         for part in (0..family.end()).step_by(4) {
             p.load(Size::Four, Reg::R1, Reg::R0, part).load(Size::Four, Reg::R2, Reg::Stack, server + part);
@@ -232,15 +231,6 @@ fn note_ends(p: &mut Program, family: &Family) {
         p.load(Size::Two, Reg::R1, BYTES, port).store(Size::Two, Reg::Stack, end + family.address, Reg::R1);
         p.store_value(Size::Two, Reg::Stack, end + family.address + 2, 0);
     }
-}
-
-fn look_up(p: &mut Program, map: &Map, key: i16) {
-    point(p, Reg::R2, key);
-    p.map(Reg::R1, map).call(LOOKUP);
-}
-
-fn point(p: &mut Program, register: Reg, at: i16) {
-    p.copy(register, Reg::Stack).add(register, at.into());
 }
 
 /// As a program that reads bytes of a packet as a number sees it.

@@ -1,13 +1,15 @@
-//! eBPF: programs that the kernel runs for each packet of a link, and maps that they share with this process.
+//! eBPF: programs that the kernel runs for each packet of a link or each `connect` of a group of processes, and maps that
+//! they share with this process.
 //!
 //! Wire facts. One system call, `bpf`, with a number and a structure of which the kernel takes the fields it knows; what
 //! is not given is zero. A program is checked when it is loaded and compiled for the processor. One that is attached by a
-//! link of this kind (tcx, kernel 6.6) is gone when the link's last descriptor is closed, however the process ends.
+//! link (tcx: kernel 6.6; to groups: 5.7) is gone when the link's last descriptor is closed, however the process ends.
 
 mod program;
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 
 use crate::Error;
 pub use program::{Label, Program, Reg, Size, Test};
@@ -17,8 +19,6 @@ const MAP_UPDATE: libc::c_long = 2;
 const MAP_DELETE: libc::c_long = 3;
 const PROG_LOAD: libc::c_long = 5;
 const LINK_CREATE: libc::c_long = 28;
-const SCHED_CLS: u32 = 3;
-const TCX_INGRESS: u32 = 46;
 /// What the kernel says about a program that it refuses is cut off after this.
 const WORDS_MAX: usize = 64 * 1024;
 
@@ -32,6 +32,28 @@ pub enum MapKind {
     LruHash = 9,
 }
 
+/// What a program is run for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Packets that come in by a link.
+    Ingress,
+    /// Calls of `connect` with an IPv4 address.
+    Connect4,
+    /// Calls of `connect` with an IPv6 address.
+    Connect6,
+}
+
+impl Hook {
+    /// Kind of program, and place.
+    const fn numbers(self) -> (u32, u32) {
+        match self {
+            Self::Ingress => (3, 46),
+            Self::Connect4 => (18, 10),
+            Self::Connect6 => (18, 11),
+        }
+    }
+}
+
 /// A table of fixed-size keys and values.
 #[derive(Debug)]
 pub struct Map {
@@ -42,7 +64,10 @@ pub struct Map {
 
 /// A program the kernel has taken.
 #[derive(Debug)]
-pub struct Loaded(OwnedFd);
+pub struct Loaded {
+    handle: OwnedFd,
+    hook: Hook,
+}
 
 /// A program in its place: it runs until this is dropped.
 #[derive(Debug)]
@@ -129,12 +154,13 @@ impl Map {
 }
 
 impl Loaded {
-    /// Has the kernel check and take a program for packets of links; its name is what tools show, at most 15 bytes.
-    pub fn for_packets(program: &Program, name: &str) -> Result<Self, Error> {
+    /// Has the kernel check and take a program; its name is what tools show, at most 15 letters.
+    pub fn new(hook: Hook, program: &Program, name: &str) -> Result<Self, Error> {
+        let (kind, attach) = hook.numbers();
         let load = |log: &mut [u8]| {
             let code = program.code();
             let mut attributes = Load {
-                kind: SCHED_CLS,
+                kind,
                 count: size(code.len()),
                 instructions: code.as_ptr() as u64,
                 license: c"Apache-2.0".as_ptr() as u64,
@@ -145,14 +171,14 @@ impl Loaded {
                 flags: 0,
                 name: [0; 16],
                 link: 0,
-                attach: TCX_INGRESS,
+                attach,
             };
             for (to, from) in attributes.name.iter_mut().take(15).zip(name.bytes()) {
                 *to = from;
             }
             opened(PROG_LOAD, &attributes)
         };
-        load(&mut []).map(Self).map_err(|source| {
+        load(&mut []).map(|handle| Self { handle, hook }).map_err(|source| {
             // Once more for the kernel's words; it may refuse for another reason now, so the first answer is the one.
             let mut log = vec![0; WORDS_MAX];
             drop(load(&mut log));
@@ -166,9 +192,21 @@ impl Loaded {
 
     /// Runs it for every packet that comes in by this link of the calling thread's network namespace.
     pub fn attach(&self, link: u32) -> Result<Attached, Error> {
-        let attributes =
-            Link { program: number(&self.0), target: link, attach: TCX_INGRESS, flags: 0, _relative: 0, _revision: 0 };
-        opened(LINK_CREATE, &attributes).map(Attached).map_err(failed("attach a program to a link"))
+        self.attach_to(link).map_err(failed("attach a program to a link"))
+    }
+
+    /// Runs it for the processes of a group of version 2, given by its folder, and of the groups in it.
+    pub fn attach_to_group(&self, folder: &Path) -> Result<Attached, Error> {
+        let failed = failed("attach a program to a group of processes");
+        let opened = std::fs::File::open(folder).map(OwnedFd::from);
+        opened.and_then(|group| self.attach_to(number(&group))).map_err(failed)
+    }
+
+    fn attach_to(&self, target: u32) -> io::Result<Attached> {
+        let (_, attach) = self.hook.numbers();
+        let program = number(&self.handle);
+        let attributes = Link { program, target, attach, flags: 0, _relative: 0, _revision: 0 };
+        opened(LINK_CREATE, &attributes).map(Attached)
     }
 }
 

@@ -102,7 +102,22 @@ fn make_in(mounted: &[Hierarchy], parent: (&str, Bounds), child: (&str, Bounds))
             Err(error) => made.lacks.push(format!("{}: {}", controller.bounds_what(), with_causes(&error))),
         }
     }
+    // Without controllers as well: programs for a mesh's sockets go by it ([`unified`]).
+    for hierarchy in mounted.iter().filter(|one| one.unified) {
+        let above = hierarchy.root.join(parent.0);
+        let folder = above.join(child.0);
+        let there = make_folder(&above).and_then(|()| make_folder(&folder)).is_ok();
+        if there && !made.folders.contains(&folder) {
+            made.folders.push(folder);
+        }
+    }
     made
+}
+
+/// The folder of a parent in the hierarchy of version 2, made if it is missing; none if that is not mounted.
+pub fn unified(parent: &str) -> Result<Option<PathBuf>, Error> {
+    let folder = mounted()?.into_iter().find(|one| one.unified).map(|one| one.root.join(parent));
+    folder.map(|folder| make_folder(&folder).map(|()| folder)).transpose()
 }
 
 fn make_one(

@@ -9,7 +9,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -82,6 +82,13 @@ impl NetNs {
         Ok(NetNsId { device: stat.st_dev, inode: stat.st_ino })
     }
 
+    /// The number by which programs for packets and sockets know the namespace (kernel 5.14).
+    pub fn cookie(&self) -> Result<u64, Error> {
+        let asked =
+            self.run(|| UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| cookie(&socket)))?;
+        asked.map_err(|source| Error::Netns { doing: "ask for the number of a network namespace".to_owned(), source })
+    }
+
     /// The handle itself, for whoever passes it to the kernel.
     pub fn handle(&self) -> &Arc<OwnedFd> {
         &self.handle
@@ -96,7 +103,7 @@ impl NetNs {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         rustix::fs::open(path, flags, Mode::RUSR).map_err(|errno| fail(errno.into()))?;
         // The handle's number is looked up in the table of the process, which all its threads share.
-        let by_handle = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.handle));
+        let by_handle = format!("/proc/self/fd/{}", self.handle.as_raw_fd());
         rustix::mount::mount_bind(by_handle.as_str(), path).map_err(|errno| {
             // Nothing is pinned: leave no empty file that looks as if.
             match rustix::fs::unlink(path) {
@@ -130,6 +137,24 @@ impl NetNs {
         self.run(|| UdpSocket::bind(address))?
             .map_err(|source| Error::Netns { doing: format!("bind UDP {address} inside a network namespace"), source })
     }
+}
+
+/// Of the namespace that a socket is in.
+fn cookie(socket: &UdpSocket) -> io::Result<u64> {
+    let mut number = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of_val(&number)).map_err(io::Error::other)?;
+    #[expect(unsafe_code, reason = "rustix has no getter for this option")]
+    // SAFETY: the number and its length live across the call, and the length is the number's.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut number).cast(),
+            &raw mut length,
+        )
+    };
+    if done == 0 { Ok(number) } else { Err(io::Error::last_os_error()) }
 }
 
 impl AsFd for NetNs {

@@ -258,6 +258,15 @@ impl Runtime {
         Err(Error::Container { doing: format!("start {what}"), why: complaint.trim_end().to_owned() })
     }
 
+    /// The folder of the group that all processes in pods are below, where there are groups of version 2.
+    pub fn group(&self) -> Option<PathBuf> {
+        let group = bounds::of_sockets(&self.run_dir);
+        group.unwrap_or_else(|error| {
+            tracing::info!(error = with_causes(&error), "the processes of the mesh have no group of version 2");
+            None
+        })
+    }
+
     /// Ends every process and removes every record of this mesh's pods.
     pub fn remove_all(&self) -> Result<(), Error> {
         remove_all(&self.run_dir, &self.data_dir)

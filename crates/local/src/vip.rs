@@ -3,12 +3,15 @@
 //! A connection goes to one of the ready endpoints by chance and stays there. A VIP without ready endpoint is in no
 //! rule, so that its connections are reset by the node itself.
 
+mod at_connect;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use api::{Object, Objects};
+use linux::error::with_causes;
 use linux::netlink::{Protocol, Socket};
 use linux::nft::Transaction;
 use serde_json::Value;
@@ -16,6 +19,7 @@ use serde_json::Value;
 use crate::controllers::{pod_addresses, service_vips, slices_of};
 use crate::node::{Endpoint, Forwards, InForce, Node, RulesSite, Transport, rules_anew, rules_changes};
 use crate::{Error, error};
+use at_connect::AtConnect;
 
 /// Most targets of one port of a VIP: as many endpoints as a slice of a real cluster holds, and far more than pods have
 /// addresses here. Each is a rule that a new connection may have to walk past.
@@ -28,6 +32,9 @@ const ALL_TARGETS_MAX: usize = 10_000;
 /// The VIPs of a node.
 #[derive(Debug)]
 pub struct Vips {
+    node: Arc<Node>,
+    /// Leads most connections without translation, where there is such a thing.
+    at_connect: Option<AtConnect>,
     socket: Socket,
     site: RulesSite,
     file: PathBuf,
@@ -35,19 +42,22 @@ pub struct Vips {
 }
 
 impl Vips {
-    /// For a node; what it has in force stays until the first [`Self::sync`].
-    pub fn start(node: &Node) -> Result<Self, Error> {
+    /// For a node and the group of its pods' processes (see [`crate::runtime::Runtime::group`]), without which every
+    /// connection is translated; what is in force stays until the first [`Self::sync`].
+    pub fn start(node: &Arc<Node>, group: Option<&Path>) -> Result<Self, Error> {
         let opened = node.netns().run(|| Socket::open(Protocol::Netfilter));
         let socket = error::doing("reach the rules of the node namespace", opened.and_then(|opened| opened))?;
         let file = node.vips_file();
         let in_force = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        Ok(Self { socket, site: node.rules_site(), file, in_force })
+        let at_connect = group.and_then(at_connect);
+        Ok(Self { node: Arc::clone(node), at_connect, socket, site: node.rules_site(), file, in_force })
     }
 
     /// Puts what the objects say into force, in one transaction; `false` if it was so already. Blocks for milliseconds.
     pub fn sync(&mut self, objects: &Objects) -> Result<bool, Error> {
         let before = self.in_force.take();
         let wanted = forwards(objects, before.as_ref().map(|before| &before.tracked));
+        self.lead(&wanted);
         let delta = before.as_ref().map(|before| rules_changes(before, &wanted));
         if let (Some(before), Some((_, after))) = (&before, &delta)
             && before == after
@@ -71,6 +81,16 @@ impl Vips {
         Ok(true)
     }
 
+    /// What cannot be led is translated.
+    fn lead(&mut self, wanted: &Forwards) {
+        let Some(at_connect) = &mut self.at_connect else { return };
+        if let Err(error) = at_connect.sync(wanted, &self.node.pod_links()) {
+            let error = with_causes(&error);
+            tracing::warn!(error, "connections to virtual addresses are translated from now on, which costs more");
+            self.at_connect = None;
+        }
+    }
+
     fn commit(&mut self, transaction: Transaction) -> Result<(), Error> {
         // Sent as one piece, and the kernel wants room for its bookkeeping beside it.
         let room = transaction.length().saturating_mul(2);
@@ -92,6 +112,14 @@ impl Vips {
         let written = text.and_then(|text| std::fs::write(&self.file, text));
         written.map_err(|source| Error::File { doing: "write", path: self.file.clone(), source })
     }
+}
+
+fn at_connect(group: &Path) -> Option<AtConnect> {
+    let started = AtConnect::start(group).inspect_err(|error| {
+        let error = with_causes(error);
+        tracing::info!(error, "connections to virtual addresses are translated, which costs more");
+    });
+    started.ok()
 }
 
 /// What the objects say. Endpoints that a VIP led to `before` stay tracked while their pod lives: connections to them

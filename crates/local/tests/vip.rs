@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 const WAIT: Duration = Duration::from_secs(5);
 
 struct Mesh {
-    node: Option<Node>,
+    node: Option<Arc<Node>>,
     settings: NodeSettings,
     _dir: tempfile::TempDir,
 }
@@ -28,10 +28,10 @@ impl Mesh {
     fn new(id: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = NodeSettings { id: id.parse().unwrap(), run_dir: dir.path().join("run"), ranges: None };
-        Self { node: Some(Node::up(&settings).unwrap()), settings, _dir: dir }
+        Self { node: Some(Arc::new(Node::up(&settings).unwrap())), settings, _dir: dir }
     }
 
-    fn node(&self) -> &Node {
+    fn node(&self) -> &Arc<Node> {
         self.node.as_ref().unwrap()
     }
 
@@ -121,7 +121,7 @@ fn talk(client: &mut TcpStream, server: &mut TcpStream) {
 fn a_vip_leads_to_its_endpoints_and_the_client_keeps_its_address() {
     let mesh = Mesh::new("f0000001");
     let (client, server) = (mesh.pod("client"), mesh.pod("server"));
-    let mut vips = Vips::start(mesh.node()).unwrap();
+    let mut vips = Vips::start(mesh.node(), None).unwrap();
     assert!(vips.sync(&mesh.service(&[(&server, true)])).unwrap());
     assert!(!vips.sync(&mesh.service(&[(&server, true)])).unwrap(), "nothing changed");
     for v6 in [false, true] {
@@ -140,7 +140,7 @@ fn a_vip_leads_to_its_endpoints_and_the_client_keeps_its_address() {
 fn a_pod_reaches_itself_through_a_vip_from_its_alias() {
     let mesh = Mesh::new("f0000002");
     let pod = mesh.pod("pod");
-    let mut vips = Vips::start(mesh.node()).unwrap();
+    let mut vips = Vips::start(mesh.node(), None).unwrap();
     vips.sync(&mesh.service(&[(&pod, true)])).unwrap();
     for v6 in [false, true] {
         let listener = listen(&pod, v6);
@@ -157,7 +157,7 @@ fn a_pod_reaches_itself_through_a_vip_from_its_alias() {
 fn without_ready_endpoint_a_connect_is_reset_at_once() {
     let mesh = Mesh::new("f0000003");
     let (client, server) = (mesh.pod("client"), mesh.pod("server"));
-    let mut vips = Vips::start(mesh.node()).unwrap();
+    let mut vips = Vips::start(mesh.node(), None).unwrap();
     vips.sync(&mesh.service(&[(&server, false)])).unwrap();
     let began = Instant::now();
     for v6 in [false, true] {
@@ -188,7 +188,7 @@ fn all_ready_endpoints_have_their_turn() {
     let client = mesh.pod("client");
     let servers: Vec<PodLink> = (0..3).map(|n| mesh.pod(&format!("server-{n}"))).collect();
     let ends: Vec<(&PodLink, bool)> = servers.iter().map(|pod| (pod, true)).collect();
-    Vips::start(mesh.node()).unwrap().sync(&mesh.service(&ends)).unwrap();
+    Vips::start(mesh.node(), None).unwrap().sync(&mesh.service(&ends)).unwrap();
     let listeners: Vec<TcpListener> = servers.iter().map(|pod| listen(pod, false)).collect();
     for listener in &listeners {
         listener.set_nonblocking(true).unwrap();
@@ -209,7 +209,7 @@ fn all_ready_endpoints_have_their_turn() {
 fn open_connections_outlive_changes_of_the_service() {
     let mesh = Mesh::new("f0000005");
     let (client, one, two) = (mesh.pod("client"), mesh.pod("one"), mesh.pod("two"));
-    let mut vips = Vips::start(mesh.node()).unwrap();
+    let mut vips = Vips::start(mesh.node(), None).unwrap();
     vips.sync(&mesh.service(&[(&one, true)])).unwrap();
     let (first, second) = (listen(&one, false), listen(&two, false));
     let mut stream = connect(&client.netns, mesh.vip(false)).unwrap();
@@ -220,10 +220,10 @@ fn open_connections_outlive_changes_of_the_service() {
     let mut later = connect(&client.netns, mesh.vip(false)).unwrap();
     talk(&mut later, &mut second.accept().unwrap().0);
     // Another process takes over; and once more, killed before it could note what it did.
-    let mut vips = Vips::start(mesh.node()).unwrap();
+    let mut vips = Vips::start(mesh.node(), None).unwrap();
     assert!(!vips.sync(&mesh.service(&[(&one, false), (&two, true)])).unwrap(), "all is in force already");
     std::fs::remove_file(mesh.settings.run_dir.join("vips.json")).unwrap();
-    let mut vips = Vips::start(mesh.node()).unwrap();
+    let mut vips = Vips::start(mesh.node(), None).unwrap();
     assert!(vips.sync(&mesh.service(&[(&one, false), (&two, true)])).unwrap());
     talk(&mut stream, &mut accepted);
     // The service goes, its pods stay.
@@ -239,7 +239,7 @@ fn open_connections_outlive_changes_of_the_service() {
 fn only_vip_connections_are_tracked() {
     let mesh = Mesh::new("f0000006");
     let (client, server) = (mesh.pod("client"), mesh.pod("server"));
-    let mut vips = Vips::start(mesh.node()).unwrap();
+    let mut vips = Vips::start(mesh.node(), None).unwrap();
     vips.sync(&mesh.service(&[(&server, true)])).unwrap();
     assert_eq!(mesh.tracked(), 0);
     for v6 in [false, true] {
@@ -273,7 +273,7 @@ fn many_services_are_put_into_force_in_time() {
             "metadata": {"name": name, "namespace": "foo", "labels": {"kubernetes.io/service-name": name}},
             "ports": [{"port": 9000}]}));
     }
-    let mut vips = Vips::start(mesh.node()).unwrap();
+    let mut vips = Vips::start(mesh.node(), None).unwrap();
     let began = Instant::now();
     vips.sync(&objects(&all)).unwrap();
     println!("500 services of 10 endpoints: {:?}", began.elapsed());
@@ -357,4 +357,104 @@ async fn who_connects_to_dns_and_asks_nothing_keeps_nobody_else_from_it() {
     let mut long = connect(&mesh.pod("third").netns, SocketAddr::new(server, 53)).unwrap();
     long.write_all(&[0xff, 0xff]).unwrap();
     assert_eq!(long.read(&mut [0; 1]).unwrap_or(0), 0, "a question of 64 KiB is hung up on");
+}
+
+/// A group of version 2 for the processes of a test, gone with it.
+struct Group {
+    name: String,
+    folder: std::path::PathBuf,
+}
+
+impl Group {
+    /// None where groups of version 2 are not mounted.
+    fn make(name: &str) -> Option<Self> {
+        let name = format!("tidegate-test-{name}-{}", std::process::id());
+        linux::cgroup::unified(&name).unwrap().map(|folder| Self { name, folder })
+    }
+
+    /// What bash says to this, in the group and in a pod's network.
+    fn run(&self, pod: &PodLink, words: &str) -> String {
+        let words = format!("echo 0 > {}/cgroup.procs && {words}", self.folder.display());
+        let output =
+            pod.netns.run(|| std::process::Command::new("bash").args(["-c", &words]).output().unwrap()).unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Connects some times, one after the other; whom each connection reached.
+    fn whom(&self, pod: &PodLink, to: SocketAddr, times: usize) -> Vec<String> {
+        let once =
+            format!("exec 3<>/dev/tcp/{}/{} && read -r line <&3 && echo \"$line\"; exec 3>&-", to.ip(), to.port());
+        let said = self.run(pod, &format!("for n in $(seq {times}); do {once}; done"));
+        said.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        linux::cgroup::remove(&self.name, None).unwrap();
+    }
+}
+
+/// Says to each connection who it is and whom it sees.
+fn greet(pod: &PodLink, v6: bool) {
+    let (listener, uid) = (listen(pod, v6), pod.uid.clone());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let peer = stream.peer_addr().unwrap().ip();
+            // One that has gone reads nothing.
+            drop(writeln!(stream, "{uid} {peer}"));
+        }
+    });
+}
+
+#[test]
+fn a_pods_connect_is_led_to_endpoints_and_nothing_of_it_is_translated() {
+    let Some(group) = Group::make("led") else { return };
+    let mesh = Mesh::new("c0de0a01");
+    let [a, b, client] = ["a", "b", "client"].map(|uid| mesh.pod(uid));
+    let mut vips = Vips::start(mesh.node(), Some(&group.folder)).unwrap();
+    vips.sync(&mesh.service(&[(&a, true), (&b, true)])).unwrap();
+    for v6 in [false, true] {
+        greet(&a, v6);
+        greet(&b, v6);
+        let whom: BTreeSet<String> = group.whom(&client, mesh.vip(v6), 40).into_iter().collect();
+        let peer = address(&client, v6);
+        assert_eq!(whom, BTreeSet::from([format!("a {peer}"), format!("b {peer}")]));
+    }
+    assert_eq!(mesh.tracked(), 0);
+    // Outside of the group, and with the programs gone, the node translates.
+    assert!(connect(&client.netns, mesh.vip(false)).is_ok());
+    assert_eq!(mesh.tracked(), 1);
+    drop(vips);
+    assert_eq!(group.whom(&client, mesh.vip(false), 3).len(), 3);
+    assert_eq!(mesh.tracked(), 4);
+}
+
+#[test]
+fn what_is_not_led_is_translated_and_what_leads_nowhere_is_reset() {
+    let Some(group) = Group::make("left") else { return };
+    let mesh = Mesh::new("c0de0a02");
+    let [server, client, late] = ["server", "client", "late"].map(|uid| mesh.pod(uid));
+    let mut vips = Vips::start(mesh.node(), Some(&group.folder)).unwrap();
+    greet(&server, false);
+    // A pod that reaches itself comes from its alias, and is judged.
+    vips.sync(&mesh.service(&[(&server, true)])).unwrap();
+    assert_eq!(group.whom(&server, mesh.vip(false), 1), [format!("server {}", server.alias_v4)]);
+    // Without a ready endpoint there is nobody.
+    vips.sync(&mesh.service(&[(&server, false)])).unwrap();
+    assert!(group.whom(&client, mesh.vip(false), 1).concat().contains("Connection refused"));
+    vips.sync(&mesh.service(&[(&server, true)])).unwrap();
+    let before = mesh.tracked();
+    assert_eq!(group.whom(&client, mesh.vip(false), 1), [format!("server {}", client.v4)]);
+    assert_eq!(mesh.tracked(), before, "led");
+    // More endpoints than are kept.
+    let many: Vec<PodLink> = (0..31).map(|number| mesh.pod(&format!("more-{number}"))).collect();
+    let mut ends = vec![(&server, true)];
+    ends.extend(many.iter().map(|pod| (pod, true)));
+    vips.sync(&mesh.service(&ends)).unwrap();
+    for pod in &many {
+        greet(pod, false);
+    }
+    assert_eq!(group.whom(&late, mesh.vip(false), 5).len(), 5);
+    assert_eq!(mesh.tracked(), before + 5);
 }

@@ -14,6 +14,8 @@ const LOAD_CONSTANT_64: u8 = 0x18;
 const MAP_BY_DESCRIPTOR: u8 = 1;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
+/// A function of the kernel, by its number.
+const LOOK_UP: i32 = 1;
 const JUMP: u8 = 0x05;
 /// Added to the code of an operation whose second operand is a register.
 const BY_REGISTER: u8 = 0x08;
@@ -129,6 +131,26 @@ impl Program {
         self.push(0x07, to, 0, 0, value)
     }
 
+    /// `to += from`.
+    pub fn add_register(&mut self, to: Reg, from: Reg) -> &mut Self {
+        self.push(0x07 | BY_REGISTER, to, from as u8, 0, 0)
+    }
+
+    /// `to *= value`.
+    pub fn multiply(&mut self, to: Reg, value: i32) -> &mut Self {
+        self.push(0x27, to, 0, 0, value)
+    }
+
+    /// `to *= from`.
+    pub fn multiply_register(&mut self, to: Reg, from: Reg) -> &mut Self {
+        self.push(0x27 | BY_REGISTER, to, from as u8, 0, 0)
+    }
+
+    /// `to >>= bits`.
+    pub fn shift_right(&mut self, to: Reg, bits: i32) -> &mut Self {
+        self.push(0x77, to, 0, 0, bits)
+    }
+
     /// `to &= value`.
     pub fn and(&mut self, to: Reg, value: i32) -> &mut Self {
         self.push(0x57, to, 0, 0, value)
@@ -157,6 +179,16 @@ impl Program {
     pub fn jump(&mut self, to: Label) -> &mut Self {
         self.jumps.push((self.code.len(), to));
         self.push(JUMP, Reg::R0, 0, 0, 0)
+    }
+
+    /// Finds what a map has for the key at this place of the stack: register 0 points to it, or is zero.
+    pub fn look_up(&mut self, map: &Map, key: i16) -> &mut Self {
+        self.point(Reg::R2, key).map(Reg::R1, map).call(LOOK_UP)
+    }
+
+    /// `to` points to this place of the stack.
+    pub fn point(&mut self, to: Reg, at: i16) -> &mut Self {
+        self.copy(to, Reg::Stack).add(to, at.into())
     }
 
     /// Calls a function of the kernel by its number; arguments 1 to 5 are lost, the result is in register 0.

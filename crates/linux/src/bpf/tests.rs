@@ -19,12 +19,12 @@ fn a_program_that_the_kernel_refuses_says_why() {
     let mut endless = Program::new();
     let again = endless.label();
     endless.place(again).jump(again);
-    let refused = Loaded::for_packets(&endless, "endless").unwrap_err();
+    let refused = Loaded::new(Hook::Ingress, &endless, "endless").unwrap_err();
     assert!(refused.to_string().contains("infinite loop detected"), "{refused}");
     let mut unplaced = Program::new();
     let nowhere = unplaced.label();
     unplaced.jump(nowhere).exit();
-    assert!(Loaded::for_packets(&unplaced, "unplaced").is_err());
+    assert!(Loaded::new(Hook::Ingress, &unplaced, "unplaced").is_err());
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_program_runs_for_the_packets_of_its_link_until_it_is_dropped() {
                 UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", receiver.local_addr().unwrap()).unwrap();
                 receiver.recv(&mut [0; 1]).is_ok()
             };
-            let loaded = Loaded::for_packets(&drop_all, "a_name_that_is_cut_off").unwrap();
+            let loaded = Loaded::new(Hook::Ingress, &drop_all, "a_name_that_is_cut_off").unwrap();
             assert!(arrives());
             let attached = loaded.attach(1).unwrap();
             assert!(!arrives());

@@ -32,6 +32,11 @@ pub(super) fn make(run_dir: &Path, uid: &str, bounds: Bounds) -> Made {
     cgroup::make((&name(run_dir), of_mesh()), (uid, bounds))
 }
 
+/// The folder by which programs reach the sockets of all pods of a mesh, where groups of version 2 are.
+pub(super) fn of_sockets(run_dir: &Path) -> Result<Option<PathBuf>, Error> {
+    super::inside::kernel("make the group of a mesh", cgroup::unified(&name(run_dir)))
+}
+
 /// Removes the group of a pod.
 pub(super) fn remove(run_dir: &Path, uid: &str) -> Result<(), Error> {
     super::inside::kernel("remove the bounds of a pod", cgroup::remove(&name(run_dir), Some(uid)))
