@@ -94,7 +94,11 @@ impl Load {
     /// A command in a namespace.
     pub(crate) fn command(&self, netns: &Path, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("--netns").arg(netns).args(words);
+        command.arg("--netns").arg(netns);
+        if let Some(group) = group_of(netns) {
+            command.arg("--group").arg(group);
+        }
+        command.args(words);
         command
     }
 
@@ -120,4 +124,12 @@ impl Running {
         }
         Ok(())
     }
+}
+
+/// The group of version 2 of a pod, by the handle of its network namespace (`/run/tidegate/<mesh>/pods/<number>-<uid>`).
+fn group_of(netns: &Path) -> Option<PathBuf> {
+    let mesh = netns.parent()?.parent()?.file_name()?.to_str()?;
+    let (_, uid) = netns.file_name()?.to_str()?.split_once('-')?;
+    let all = linux::cgroup::unified(&format!("tidegate-{mesh}")).ok()??;
+    Some(all.join(uid)).filter(|group| group.is_dir())
 }

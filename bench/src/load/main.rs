@@ -26,6 +26,9 @@ struct Arguments {
     /// Handle of the network namespace to run in
     #[arg(long, value_name = "FILE")]
     netns: Option<PathBuf>,
+    /// Folder of a group of processes to enter first.
+    #[arg(long, global = true)]
+    group: Option<PathBuf>,
     #[command(subcommand)]
     mode: Mode,
 }
@@ -102,6 +105,9 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     // Whoever started this is gone: nothing may be left running.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    if let Some(folder) = &arguments.group {
+        linux::cgroup::join(folder)?;
+    }
     if let Some(path) = &arguments.netns {
         let handle = std::fs::File::open(path).with_context(|| path.display().to_string())?;
         rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&handle), Some(LinkNameSpaceType::Network))

@@ -1,6 +1,6 @@
-//! A snapshot is put into force, in this order, per workload: the table in one transaction; a barrier until packets that
-//! met the old one are through; open connections listed and judged again, the no longer permitted reset, until a listing
-//! shows none; then the generation counts as in force.
+//! A snapshot is put into force, in this order, per workload: the table in one transaction; open connections listed and
+//! judged again, the no longer permitted reset; a barrier until packets that met the old table are through; the same once
+//! more, until a listing shows none; then the generation counts as in force.
 //!
 //! Workloads whose table is the same cost nothing. The others are written by a few threads, those that were quick the
 //! last time first, and judged as they come, so that a workload with a huge table delays no other.
@@ -283,32 +283,34 @@ fn wanted(pod: &Pod, snapshot: &Snapshot) -> (Wanted, Option<Trouble>) {
 }
 
 fn judge_batch(pods: &[Arc<Pod>], batch: Vec<Written>, snapshot: &Arc<Snapshot>) -> Vec<(WorkloadId, Enforcement)> {
-    let mut done = Vec::with_capacity(batch.len());
-    let mut barrier = None;
-    for Written { pod, trouble, to_judge } in batch {
+    let mut early: Vec<usize> = vec![0; batch.len()];
+    let mut barrier = false;
+    if batch.iter().any(|written| written.to_judge) {
+        // One barrier for the whole batch: all its tables were in force before. It takes longer than all else, so what is
+        // open is judged meanwhile; after it, what packets in flight have opened.
+        std::thread::scope(|scope| {
+            let crossing = scope.spawn(linux::membarrier::global);
+            for (resets, Written { pod, .. }) in early.iter_mut().zip(&batch).filter(|(_, written)| written.to_judge) {
+                // What cannot be listed now is told of the second time.
+                *resets = reset(pods, pod).map_or(0, |judged| judged.resets);
+            }
+            let crossed = crossing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            barrier = crossed.inspect_err(|error| tracing::error!(%error, "cannot wait for packets in flight")).is_ok();
+        });
+    }
+    let judged = batch.into_iter().zip(early).map(|(Written { pod, trouble, to_judge }, early)| {
         let enforcement = if to_judge {
-            // One barrier for the whole batch: all its tables were in force before.
-            let barrier = *barrier.get_or_insert_with(|| {
-                let crossed = linux::membarrier::global();
-                crossed.inspect_err(|error| tracing::error!(%error, "cannot wait for packets in flight")).is_ok()
-            });
-            judge(pods, &pod, trouble, snapshot, barrier)
+            judge(pods, &pod, trouble, snapshot, barrier, early)
         } else {
             enforcement(&pod, &lock(&pod.progress), snapshot, false, 0)
         };
-        done.push((pod.workload().clone(), enforcement));
-    }
-    done
+        (pod.workload().clone(), enforcement)
+    });
+    judged.collect()
 }
 
-/// Resets what the table in force no longer permits; the generation is in force after that.
-fn judge(
-    pods: &[Arc<Pod>],
-    pod: &Pod,
-    trouble: Option<Trouble>,
-    snapshot: &Arc<Snapshot>,
-    barrier: bool,
-) -> Enforcement {
+/// Resets what the table in force no longer permits.
+fn reset(pods: &[Arc<Pod>], pod: &Pod) -> Result<revoke::Judged, linux::Error> {
     let in_force = lock(&pod.progress).verdicts.in_force().cloned();
     let by_address: HashMap<IpAddr, &Arc<Pod>> =
         pods.iter().flat_map(|other| other.addresses().map(|address| (address, other))).collect();
@@ -321,8 +323,21 @@ fn judge(
             half.is_some_and(|half| half.goes(source, port) == Goes::Allow)
         })
     };
+    revoke::judge(&pod.net, &pod.sockets, &mut peers, &permitted)
+}
+
+/// Resets what is left; the generation is in force after that. `early`: how many were reset before the barrier.
+fn judge(
+    pods: &[Arc<Pod>],
+    pod: &Pod,
+    trouble: Option<Trouble>,
+    snapshot: &Arc<Snapshot>,
+    barrier: bool,
+    early: usize,
+) -> Enforcement {
+    let in_force = lock(&pod.progress).verdicts.in_force().map(|wanted| wanted.generation);
     let workload = || Box::new(pod.workload().clone());
-    let (resets, mut not_judged) = match revoke::judge(&pod.net, &pod.sockets, &mut peers, &permitted) {
+    let (resets, mut not_judged) = match reset(pods, pod) {
         Ok(judged) if judged.left > 0 => {
             let left = Error::StillOpen { workload: workload(), left: judged.left, rounds: judged.rounds };
             (judged.resets, Some(Trouble::NotJudged(left)))
@@ -330,14 +345,15 @@ fn judge(
         Ok(judged) => (judged.resets, None),
         Err(source) => (0, Some(Trouble::NotJudged(Error::Judge { workload: workload(), source }))),
     };
+    let resets = early + resets;
     if !barrier {
         not_judged = not_judged.or(Some(Trouble::InFlight));
     }
     pod.resets.fetch_add(u64::try_from(resets).unwrap_or_default(), Ordering::Relaxed);
     let mut progress = lock(&pod.progress);
     progress.judged = not_judged.is_none();
-    if let (true, Some(wanted)) = (barrier, &in_force) {
-        pod.generations.end_before(wanted.generation);
+    if let (true, Some(generation)) = (barrier, in_force) {
+        pod.generations.end_before(generation);
     }
     progress.trouble = trouble.or(not_judged).map(Arc::new);
     enforcement(pod, &progress, snapshot, true, resets)

@@ -1,6 +1,6 @@
 //! Open connections under a table that has changed: the no longer permitted ones are reset, no other is touched.
 //!
-//! Called after the table is in force and every packet that met the old one has left the stack: what such a packet
+//! Called after the table is in force, at last when every packet that met the old one has left the stack: what such a packet
 //! opened is in the listing. Half-open connections and those whose owner is gone while data is unsent are listed too.
 //! A listing is repeated after each round until it shows none.
 //!
