@@ -1,29 +1,8 @@
 //! The same story with other names, ports, words, policies and order: what holds for the texts must hold for any.
 #![cfg(test)]
 
+use e2e::dice::Dice;
 use e2e::mesh::{Kubectl, Mesh, kubectls, told};
-
-/// Numbers from a seed, so that a failing story can be told again.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: usize) -> usize {
-        // SplitMix64: small, and every seed gives a different story.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % below as u64).unwrap()
-    }
-
-    fn name(&mut self) -> String {
-        (0..=3 + self.roll(8)).map(|_| char::from(b'a' + u8::try_from(self.roll(26)).unwrap())).collect()
-    }
-
-    fn coin(&mut self) -> bool {
-        self.roll(2) == 0
-    }
-}
 
 /// One random world.
 struct Story {
@@ -146,7 +125,7 @@ impl Story {
 }
 
 fn tell(seed: u64) {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::of(seed);
     let story = Story::random(&mut dice);
     let all = kubectls();
     let kubectl = &all[dice.roll(all.len())];
@@ -187,8 +166,7 @@ fn tell(seed: u64) {
 #[test]
 fn any_story_of_this_kind_comes_out_as_istio_says() {
     // 4 stories in a landing; with --long 100 times as many.
-    let scale: u64 = std::env::var("TIDEGATE_TEST_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    for seed in 0..4 * scale {
+    for seed in 0..4 * e2e::scale() as u64 {
         tell(seed);
     }
 }
