@@ -172,7 +172,10 @@ fn read(path: &Path, database: &Database) -> Result<(Objects, u64), Error> {
 }
 
 fn write(database: &Database, events: &[Event], revision: u64) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
+    let mut transaction = database.begin_write()?;
+    // With one phase, whoever opens the file after a kill cannot tell damage to the last commit from a commit that was cut
+    // short, and goes back to the one before, though this one was answered.
+    transaction.set_two_phase_commit(true);
     {
         let mut counters = transaction.open_table(COUNTERS)?;
         counters.insert("format", FORMAT)?;

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -224,6 +225,59 @@ fn damage_anywhere_in_the_file_is_found_or_harmless() {
         }
     }
     assert!(found > 0, "some pages matter");
+}
+
+/// A store as it is when it was closed and as it is after a kill, with what is in it.
+fn closed_and_killed() -> ([Vec<u8>; 2], BTreeMap<String, String>, u64) {
+    let (_folder, path) = folder();
+    let store = Store::open(&path).unwrap();
+    for number in 0..40 {
+        store.submit_blocking(put(&format!("n{number}"))).unwrap();
+    }
+    let killed = fs::read(&path).unwrap();
+    let (objects, revision) = (texts(&store), store.state().revision);
+    drop(store);
+    ([fs::read(&path).unwrap(), killed], objects, revision)
+}
+
+fn texts(store: &Store) -> BTreeMap<String, String> {
+    let state = store.state();
+    state.objects.list("", "configmaps").map(|one| (one.name().to_owned(), one.value().to_string())).collect()
+}
+
+#[test]
+fn a_torn_file_is_refused_as_it_is_or_holds_all_that_was_answered() {
+    let (files, objects, revision) = closed_and_killed();
+    let (_folder, path) = folder();
+    for (good, state) in files.iter().zip(["closed", "killed"]) {
+        let (mut refused, mut whole) = (0, 0);
+        let mut look = |bytes: &[u8], what: &str| {
+            fs::write(&path, bytes).unwrap();
+            match Store::open(&path) {
+                Ok(store) => {
+                    assert_eq!(store.state().revision, revision, "{state}: {what}");
+                    assert_eq!(texts(&store), objects, "{state}: {what}");
+                    whole += 1;
+                }
+                Err(error) => {
+                    assert!(fs::read(&path).unwrap() == bytes, "{state}, {what}: left as it was");
+                    let text = error.to_string();
+                    assert!(text.contains("store.redb") && text.contains("; "), "{state}, {what}: {text}");
+                    refused += 1;
+                }
+            }
+        };
+        look(good, "as it was");
+        for place in (0..good.len()).step_by(509) {
+            let mut bad = good.clone();
+            bad[place] ^= 1 << (place % 8);
+            look(&bad, &format!("a bit of byte {place} flipped"));
+        }
+        for length in (0..good.len()).step_by(4096 * 3 + 1) {
+            look(&good[..length], &format!("cut to {length} bytes"));
+        }
+        assert!(whole > 0 && refused > 0, "{state}: {refused} refused, {whole} whole");
+    }
 }
 
 #[test]
