@@ -150,6 +150,7 @@ impl Hammer {
         let (links, uid, to) = (links.clone(), uid.to_owned(), to.to_owned());
         Self::start(move |tally, stop| {
             let Some(link) = links.find(&to) else { return };
+            let own = links.find(&uid);
             let places = links.addresses(link.number).map(|address| SocketAddr::from((address, port)));
             let found = links.inside(&uid, || {
                 let mut found = Vec::new();
@@ -161,6 +162,10 @@ impl Hammer {
                 }
                 found
             });
+            if links.find(&uid) != own {
+                // A program of the pod would have ended with it, and its namespace leads nowhere any more.
+                return;
+            }
             let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
             for outcome in found.into_iter().flatten() {
                 tally.tries += 1;
@@ -175,15 +180,22 @@ impl Hammer {
     /// A pod that keeps one connection to another one and asks on it again and again; that it ends is odd, and a new one is opened.
     pub fn held(links: &Links, uid: &str, to: &str, port: u16) -> Self {
         let (links, uid, to) = (links.clone(), uid.to_owned(), to.to_owned());
-        let mut held: Option<BufReader<TcpStream>> = None;
+        let mut held: Option<(BufReader<TcpStream>, Option<Link>)> = None;
         Self::start(move |tally, _| {
+            let own = links.find(&uid);
             if held.is_none() {
                 let Some(link) = links.find(&to) else { return };
                 let place = SocketAddr::from((links.addresses(link.number)[0], port));
-                held = links.inside(&uid, || open(place).ok()).flatten();
+                let opened = links.inside(&uid, || open(place).ok()).flatten();
+                held = opened.map(|opened| (opened, own.clone()));
             }
-            let Some(open) = &mut held else { return };
+            let Some((open, from)) = &mut held else { return };
             let outcome = ask(open, "held");
+            if *from != links.find(&uid) {
+                // A program of the pod would have ended with it.
+                held = None;
+                return;
+            }
             let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
             tally.tries += 1;
             match outcome {
@@ -201,7 +213,7 @@ impl Hammer {
         std::mem::take(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until there were so many more tries, so that what follows is known to be looked at.
+    /// Waits until there were so many more tries: what was begun before is told then.
     pub fn until_tried(&self, more: usize) {
         let tries = || self.tally.lock().unwrap_or_else(PoisonError::into_inner).tries;
         let (before, begun) = (tries(), Instant::now());

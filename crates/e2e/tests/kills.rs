@@ -244,7 +244,9 @@ fn kill_9_at_any_moment_loses_nothing_that_was_answered_and_lets_nobody_in() {
             hammer.until_tried(10);
             assert_eq!(hammer.take().odd, Vec::<String>::new(), "round {round}, {killed:?}");
         }
-        let odd = [permitted.take(), held.take()].map(|tally| {
+        let odd = [&permitted, &held].map(|hammer| {
+            hammer.until_tried(10);
+            let tally = hammer.take();
             got_through += tally.through;
             tally.odd
         });
