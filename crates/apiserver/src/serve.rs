@@ -44,6 +44,7 @@ pub(crate) async fn serve(inner: &Arc<Inner>, listener: TcpListener, shutdown: C
     let tls = TlsAcceptor::from(Arc::clone(&inner.credentials.tls));
     let connections = TaskTracker::new();
     let stop = CancellationToken::new();
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -51,6 +52,7 @@ pub(crate) async fn serve(inner: &Arc<Inner>, listener: TcpListener, shutdown: C
         };
         match accepted {
             Ok((stream, place)) => {
+                failing = false;
                 let (inner, tls, shutdown, stop) = (Arc::clone(inner), tls.clone(), shutdown.clone(), stop.clone());
                 connections.spawn(async move {
                     tokio::select! {
@@ -61,7 +63,11 @@ pub(crate) async fn serve(inner: &Arc<Inner>, listener: TcpListener, shutdown: C
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                // Once for as long as it lasts: clients wait, and are answered when it is over.
+                if !failing {
+                    tracing::warn!(%error, "cannot accept connections; close some, or raise the limit of open files (ulimit -Hn)");
+                }
+                failing = true;
                 sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -4,7 +4,6 @@
 //! transaction; then shows it to readers and answers. So every work sees all works before it, and no reader sees what is not durable.
 //! Not here: what a create or a delete means (`crate::write`).
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -18,20 +17,18 @@ use crate::Error;
 
 mod feed;
 mod file;
+mod history;
 mod stage;
 
 pub use feed::{Batch, Feed};
 use file::File;
+use history::History;
 pub(crate) use stage::Stage;
 
-/// Events kept for watches that start in the past: what a busy mesh of some hundred pods makes in ten minutes. Older: 410.
-pub(crate) const HISTORY_EVENTS_MAX: usize = 10_000;
 /// Works that may wait for the writer; the next caller waits outside. More than the connections that we accept.
 const WAITING_WORKS_MAX: usize = 1024;
 /// Works that share one transaction: enough that the fsync does not count, few enough that the first need not wait for long.
 const GROUP_WORKS_MAX: usize = 256;
-/// Events that one look at the history copies while it holds the lock.
-const EVENTS_AT_ONCE_MAX: usize = 256;
 
 /// What a work leaves behind.
 #[derive(Debug, Clone)]
@@ -72,9 +69,7 @@ struct Job {
 pub(crate) struct State {
     pub(crate) objects: Objects,
     pub(crate) revision: u64,
-    history: VecDeque<Event>,
-    /// All events after this revision are in the history.
-    oldest: u64,
+    history: History,
 }
 
 #[derive(Debug)]
@@ -95,7 +90,7 @@ impl Store {
     /// Opens or makes the file and reads all objects.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let (file, objects, revision) = File::open(path)?;
-        let state = State { objects: objects.clone(), revision, history: VecDeque::new(), oldest: revision };
+        let state = State { objects: objects.clone(), revision, history: History::beginning(revision) };
         let shared = Arc::new(Shared { state: RwLock::new(state), revision: watch::Sender::new(revision) });
         let (jobs, waiting) = mpsc::channel(WAITING_WORKS_MAX);
         let writer = Writer { file, objects, revision, shared: Arc::clone(&shared) };
@@ -169,24 +164,15 @@ impl Shared {
 }
 
 impl State {
-    /// The next events after `revision`, oldest first, at most [`EVENTS_AT_ONCE_MAX`]; 410 if the history no longer reaches back so far.
+    /// The next events after `revision`, see [`History::after`].
     pub(crate) fn events_after(&self, revision: u64) -> Result<Vec<Event>, Status> {
-        if revision < self.oldest {
-            return Err(Status::expired(revision, self.oldest));
-        }
-        let first = self.history.partition_point(|event| event.revision <= revision);
-        Ok(self.history.range(first..).take(EVENTS_AT_ONCE_MAX).cloned().collect())
+        self.history.after(revision)
     }
 
     fn absorb(&mut self, events: Vec<Event>, revision: u64) {
         for event in events {
             self.objects.apply(&event);
-            if self.history.len() == HISTORY_EVENTS_MAX
-                && let Some(gone) = self.history.pop_front()
-            {
-                self.oldest = gone.revision;
-            }
-            self.history.push_back(event);
+            self.history.push(event);
         }
         self.revision = revision;
     }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use api::{Change, Key, Object, Status};
 use tempfile::TempDir;
 
-use super::{HISTORY_EVENTS_MAX, Store, Took, Work, Written};
+use super::history::EVENTS_MAX;
+use super::{Store, Took, Work, Written};
 use crate::Error;
 
 fn folder() -> (TempDir, PathBuf) {
@@ -110,7 +111,7 @@ async fn the_history_reaches_back_so_far_and_not_across_a_restart() {
     let (_folder, path) = folder();
     let store = Store::open(&path).unwrap();
     let many: Work = Box::new(|stage| {
-        for _ in 0..=HISTORY_EVENTS_MAX {
+        for _ in 0..=EVENTS_MAX {
             stage.put(&key("a"), Object::named("v1", "ConfigMap", Some("default"), "a"));
         }
         let object = Arc::clone(stage.get(&key("a")).unwrap());
@@ -134,6 +135,33 @@ async fn the_history_reaches_back_so_far_and_not_across_a_restart() {
 }
 
 #[tokio::test]
+async fn the_history_is_bounded_in_memory_and_keeps_the_last_event() {
+    let (_folder, path) = folder();
+    let store = Store::open(&path).unwrap();
+    let large = |bytes: usize| -> Work {
+        Box::new(move |stage| {
+            let mut object = Object::named("v1", "ConfigMap", Some("default"), "a");
+            object.set("/data", serde_json::json!({"text": "x".repeat(bytes)}));
+            let object = stage.put(&key("a"), object);
+            let revision = stage.revision();
+            let took = Took::default();
+            Ok(Written { object, created: true, removed: false, warnings: Vec::new(), revision, took })
+        })
+    };
+    // Each holds what was before and what is after.
+    for _ in 0..50 {
+        store.submit(large(1 << 20)).await.unwrap();
+    }
+    let kept = (0..50).filter(|revision| store.events_after(*revision).is_ok()).count();
+    assert!((20..=24).contains(&kept), "{kept} of 50 events of 2 MiB in 48 MiB");
+    store.submit(large(60 << 20)).await.unwrap();
+    assert_eq!(store.events_after(50).unwrap().len(), 1);
+    assert_eq!(store.events_after(49).unwrap_err().code(), 410);
+    store.submit(put("small")).await.unwrap();
+    assert_eq!(store.events_after(51).unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_feed_that_is_too_slow_is_led_from_what_it_knows_to_what_is() {
     let (_folder, path) = folder();
     let store = Store::open(&path).unwrap();
@@ -146,7 +174,7 @@ async fn a_feed_that_is_too_slow_is_led_from_what_it_knows_to_what_is() {
     store.submit(put("changes")).await.unwrap();
     store.submit(put("comes")).await.unwrap();
     let many: Work = Box::new(|stage| {
-        for _ in 0..HISTORY_EVENTS_MAX {
+        for _ in 0..EVENTS_MAX {
             stage.put(&key("busy"), Object::named("v1", "ConfigMap", Some("default"), "busy"));
         }
         let object = Arc::clone(stage.get(&key("busy")).unwrap());
