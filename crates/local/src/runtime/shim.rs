@@ -362,8 +362,14 @@ impl Log {
             self.file = open_log(&self.data_dir, &self.path)?;
             self.size = 0;
         }
-        self.size = self.size.saturating_add(length);
-        self.file.write_all(lines).map_err(|source| failed(&self.path, source))
+        let written = self.file.write_all(lines);
+        if written.is_ok() {
+            self.size = self.size.saturating_add(length);
+        } else {
+            // What comes next begins a line of its own.
+            drop(self.file.set_len(self.size));
+        }
+        written.map_err(|source| failed(&self.path, source))
     }
 }
 

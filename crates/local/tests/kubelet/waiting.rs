@@ -39,13 +39,36 @@ async fn a_pod_that_waits_for_a_config_map_is_guarded_once_and_starts_when_it_co
     assert!(begun.elapsed() < TRY_AGAIN, "noticed by the timer: {:?}", begun.elapsed());
 }
 
+fn two_addresses(settings: NodeSettings) -> NodeSettings {
+    let mut ranges = Ranges::choose(settings.id, &[]).unwrap();
+    ranges.pods_v4 = Net4 { prefix: 30, ..ranges.pods_v4 };
+    NodeSettings { ranges: Some(ranges), ..settings }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_without_an_address_is_pending_says_so_and_starts_when_one_is_free() {
+    let world = World::with(two_addresses);
+    let ready = json!(true);
+    let first = world.pod("first", sleeper());
+    let second = world.pod("second", sleeper());
+    for key in [&first, &second] {
+        world.until_status(key, "/containerStatuses/0/ready", ready.clone()).await;
+    }
+    let third = world.pod("third", sleeper());
+    world.until_status(&third, "/containerStatuses/0/state/waiting/reason", json!("CreatePodError")).await;
+    world.until_status(&third, "/phase", json!("Pending")).await;
+    let why = "all 2 pod addresses are taken: 2 in use, 0 resting after use; delete pods or wait";
+    world.until("said", || world.told().iter().any(|told| told.contains(why))).await;
+    assert_eq!(world.store.get(&third).unwrap().at("/status/podIP"), &json!(null));
+    let begun = Instant::now();
+    world.delete(&first, 0);
+    world.until_status(&third, "/containerStatuses/0/ready", ready).await;
+    assert!(begun.elapsed() < TRY_AGAIN, "noticed by the timer: {:?}", begun.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_of_two_survives_churn_without_rest_but_an_address_that_is_still_known_rests() {
-    let world = World::with(|settings| {
-        let mut ranges = Ranges::choose(settings.id, &[]).unwrap();
-        ranges.pods_v4 = Net4 { prefix: 30, ..ranges.pods_v4 };
-        NodeSettings { ranges: Some(ranges), ..settings }
-    });
+    let world = World::with(two_addresses);
     let ready = json!(true);
     let stays = world.pod("stays", sleeper());
     world.until_status(&stays, "/containerStatuses/0/ready", ready.clone()).await;
