@@ -15,12 +15,14 @@ use local::images::Store;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use crate::log;
+
 /// The file that says that a directory is a mesh's.
 pub(crate) const MARK: &str = "tidegate-mesh";
 
 /// Everything that a mesh makes in its data directory, besides the kubeconfigs.
-const OURS: [&str; 10] =
-    [MARK, "lock", "store.redb", "pki", "port", "daemon.log", "bin", VOLUMES, "logs", Store::DIRECTORY];
+const OURS: [&str; 11] =
+    [MARK, "lock", "store.redb", "pki", "port", log::NAME, log::ASIDE, "bin", VOLUMES, "logs", Store::DIRECTORY];
 
 /// Whether a mesh makes something of this name: one of `OURS`, or a kubeconfig, its namespace's name behind a dash.
 pub(crate) fn is_ours(name: &OsStr) -> bool {

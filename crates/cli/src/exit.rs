@@ -61,11 +61,17 @@ impl Failure {
 
     /// Tells the error on standard error and returns its exit code.
     pub(crate) fn tell(&self) -> ExitCode {
-        if let Some(error) = &self.error {
-            // One line with its causes: `what: why: deeper why`.
-            print::err(format_args!("error: {error:#}"));
+        if self.error.is_some() {
+            print::err(format_args!("{self}"));
         }
         ExitCode::from(self.exit as u8)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // One line with its causes: `what: why: deeper why`.
+        self.error.as_ref().map_or(Ok(()), |error| write!(f, "error: {error:#}"))
     }
 }
 

@@ -20,6 +20,7 @@ mod filter;
 mod image;
 mod inject;
 mod kubectl;
+mod log;
 mod man;
 mod mesh;
 mod print;

@@ -16,8 +16,7 @@ pub(crate) fn out(text: Arguments<'_>) -> Outcome {
     }
 }
 
-/// Prints a line to standard error. It is where failures are told: its own have nowhere to go.
+/// Prints a line to standard error.
 pub(crate) fn err(text: Arguments<'_>) {
-    let line = format!("{text}\n");
-    drop(std::io::stderr().lock().write_all(line.as_bytes()));
+    crate::log::write(format!("{text}\n").as_bytes());
 }

@@ -228,7 +228,12 @@ impl Place {
             file.write_all(text.as_bytes())?;
             file.sync_all()
         };
-        write().with_context(|| format!("writing `{}`", part.display()))?;
+        if let Err(error) = write() {
+            // On a full disk: every try would leave one.
+            drop(fs::remove_file(&part));
+            return Err(error)
+                .with_context(|| format!("writing `{}`; look for free space and at the disk", path.display()));
+        }
         self.give(&part)?;
         fs::rename(&part, path).with_context(|| format!("writing `{}`", path.display()))
     }

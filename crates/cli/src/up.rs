@@ -1,6 +1,6 @@
 //! `up`: the mesh of this machine, in the foreground, or in the background with `--detach`.
 
-use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -27,16 +27,29 @@ pub(crate) fn run(arguments: &UpArguments) -> Outcome {
     if arguments.detach {
         return detach(&place, arguments);
     }
-    let Some(mut lock) = Lock::take(&place)? else { return Err(already_runs(&place)) };
+    let outcome = serve(&place, arguments);
+    if let Err(failure) = &outcome
+        && arguments.detached
+    {
+        // The log may be on a disk that takes no more; whoever waits reads this. Once it is ready nobody does.
+        print::out(format_args!("{failure}\n"))?;
+    }
+    outcome
+}
+
+/// Runs the mesh in this process until it is told to end.
+fn serve(place: &Place, arguments: &UpArguments) -> Outcome {
+    let Some(mut lock) = Lock::take(place)? else { return Err(already_runs(place)) };
     if arguments.detached {
         rustix::process::setsid().context("leaving the terminal")?;
+        crate::log::is_of(place);
     }
     log_to_stderr();
     raise_descriptor_limit();
     let options = Options { port: arguments.port, tell_denials: true };
     runtime()?.block_on(async {
-        let lived = mesh::lives_on(&place)?;
-        let mesh = match Mesh::start(&place, options).await {
+        let lived = mesh::lives_on(place)?;
+        let mesh = match Mesh::start(place, options).await {
             Ok(mesh) => mesh,
             Err(error) => {
                 if lived {
@@ -44,7 +57,7 @@ pub(crate) fn run(arguments: &UpArguments) -> Outcome {
                     let still = format!("what ran before runs on, under the tables it had; this ends it: {down}");
                     return Err(error.adding(still));
                 }
-                crate::down::remove_from_machine(&place)?;
+                crate::down::remove_from_machine(place)?;
                 return Err(error);
             }
         };
@@ -53,7 +66,7 @@ pub(crate) fn run(arguments: &UpArguments) -> Outcome {
         if arguments.detached {
             report_ready(&mesh)?;
         } else {
-            welcome(&place, &mesh);
+            welcome(place, &mesh);
         }
         let ending = CancellationToken::new();
         let kubectl = tokio::spawn(crate::kubectl::warn_if_unfit(ending.clone()));
@@ -62,7 +75,7 @@ pub(crate) fn run(arguments: &UpArguments) -> Outcome {
         kubectl.await.context("asking kubectl for its version")?;
         mesh.stop().await?;
         // First what would be in the way of others: the files may have been removed by hand in the meantime.
-        crate::down::remove_from_machine(&place)?;
+        crate::down::remove_from_machine(place)?;
         Ok(place.give_all()?)
     })
 }
@@ -72,7 +85,7 @@ fn detach(place: &Place, arguments: &UpArguments) -> Outcome {
     if daemon::running(place)?.is_some() {
         return Err(already_runs(place));
     }
-    let log_path = place.data_dir.join("daemon.log");
+    let log_path = place.data_dir.join(crate::log::NAME);
     let log = linux::files::open_to_write(&log_path, OFlags::APPEND, Mode::RUSR | Mode::WUSR)?;
     place.give(&log_path)?;
     let binary = std::env::current_exe().context("finding this binary")?;
@@ -84,8 +97,9 @@ fn detach(place: &Place, arguments: &UpArguments) -> Outcome {
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     let mut child = command.spawn().context("starting the daemon")?;
     let mut said = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut said).context("waiting for the daemon")?;
+    let mut stdout = child.stdout.take().map(BufReader::new);
+    if let Some(stdout) = &mut stdout {
+        stdout.read_line(&mut said).context("waiting for the daemon")?;
     }
     if let Some(adopted) = said.trim_end().strip_prefix(READY) {
         print::err(format_args!(
@@ -95,9 +109,11 @@ fn detach(place: &Place, arguments: &UpArguments) -> Outcome {
         ));
         return Ok(());
     }
+    if let Some(stdout) = &mut stdout {
+        stdout.read_to_string(&mut said).context("waiting for the daemon")?;
+    }
     let status = child.wait().context("waiting for the daemon")?;
-    let text = std::fs::read_to_string(&log_path).unwrap_or_default();
-    let why = text.lines().rev().find_map(|line| line.strip_prefix("error: ")).unwrap_or("see its log");
+    let why = said.trim_end().strip_prefix("error: ").unwrap_or("see its log");
     let what = format!("{why} (the daemon ended with {status}; its log: {})", log_path.display());
     Err(Failure::says(Exit::Failure, what))
 }
@@ -152,7 +168,7 @@ pub(crate) fn require_root() -> Outcome {
 /// Warnings and errors of the parts, one line each.
 pub(crate) fn log_to_stderr() {
     let lines =
-        tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).without_time();
+        tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(|| crate::log::Lines).without_time();
     // Its own failures would go to standard error, which is what has failed.
     let lines = lines.log_internal_errors(false);
     lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
