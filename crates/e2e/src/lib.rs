@@ -11,6 +11,7 @@ pub mod mesh;
 pub mod registry;
 pub mod running;
 pub mod traces;
+pub mod trio;
 pub mod verbs;
 pub mod world;
 

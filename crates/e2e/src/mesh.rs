@@ -79,7 +79,23 @@ fn installed(tools: &Path) -> Vec<Kubectl> {
 /// A mesh that lives as long as this value.
 #[derive(Debug)]
 pub struct Mesh {
+    /// Before the directory that it covers.
+    _disk: Option<Disk>,
     home: tempfile::TempDir,
+    environment: Vec<(String, OsString)>,
+}
+
+/// A file system of its own; gone when dropped.
+#[derive(Debug)]
+struct Disk(PathBuf);
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // What still holds a file of it keeps it alive, unseen.
+        if let Err(error) = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH) {
+            assert!(std::thread::panicking(), "letting go of the disk: {error}");
+        }
+    }
 }
 
 impl Mesh {
@@ -90,7 +106,22 @@ impl Mesh {
 
     /// A place for a mesh that does not run yet.
     pub fn down() -> Self {
-        Self { home: tempfile::tempdir().unwrap_or_else(|error| panic!("temporary directory: {error}")) }
+        let home = tempfile::tempdir().unwrap_or_else(|error| panic!("temporary directory: {error}"));
+        Self { _disk: None, home, environment: Vec::new() }
+    }
+
+    /// A place for a mesh on a disk of its own, of so many bytes.
+    pub fn on_disk(bytes: usize) -> Self {
+        let home = tempfile::tempdir().unwrap_or_else(|error| panic!("temporary directory: {error}"));
+        let options = std::ffi::CString::new(format!("size={bytes},mode=755")).unwrap_or_default();
+        linux::mount::tmpfs(home.path(), &options, linux::mount::Access::ReadWrite)
+            .unwrap_or_else(|error| panic!("a disk of its own: {error}"));
+        Self { _disk: Some(Disk(home.path().to_path_buf())), home, environment: Vec::new() }
+    }
+
+    /// Everything that is run for this mesh has this in its environment as well.
+    pub fn with(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.to_owned(), value.into()));
     }
 
     /// The same with more arguments for `up`.
@@ -114,12 +145,17 @@ impl Mesh {
         id.map_or_else(|| panic!("status says no id: {}", told(&output)), str::to_owned)
     }
 
-    /// Ends the daemon alone, as an out-of-memory kill would.
-    pub fn kill_9_daemon(&self) {
+    /// The process of the daemon.
+    pub fn daemon(&self) -> i32 {
         let lock = std::fs::read_to_string(self.data_dir().join("lock")).unwrap_or_default();
         let lock: serde_json::Value = serde_json::from_str(&lock).unwrap_or_default();
         let pid = lock.get("pid").and_then(serde_json::Value::as_i64).unwrap_or_default();
-        kill_9(&[i32::try_from(pid).unwrap_or_default()]);
+        i32::try_from(pid).unwrap_or_default()
+    }
+
+    /// Ends the daemon alone, as an out-of-memory kill would.
+    pub fn kill_9_daemon(&self) {
+        kill_9(&[self.daemon()]);
     }
 
     /// Ends every process of the mesh: the daemon, its helpers, the pods.
@@ -141,7 +177,7 @@ impl Mesh {
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.env("TIDEGATE_DATA_DIR", self.data_dir()).env("HOME", self.home.path()).env_remove("KUBECONFIG");
-        command.current_dir(self.home.path());
+        command.current_dir(self.home.path()).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -5,12 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use e2e::client::{Answer, Client, Unanswered};
 use e2e::dice::Dice;
+use e2e::trio::{CONFIG_MAPS, PODS, POLICIES, revision, serving};
 use serde_json::{Value, json};
-
-/// Where the kinds are found.
-pub(crate) const CONFIG_MAPS: &str = "/api/v1/namespaces/foo/configmaps";
-pub(crate) const PODS: &str = "/api/v1/namespaces/foo/pods";
-pub(crate) const POLICIES: &str = "/apis/security.istio.io/v1/namespaces/foo/authorizationpolicies";
 
 /// One state of an object: its word, and the revision it was answered with, if it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,11 +39,6 @@ fn print(object: &Value) -> u64 {
     hasher.finish()
 }
 
-pub(crate) fn revision(object: &Value) -> u64 {
-    let text = object.pointer("/metadata/resourceVersion").and_then(Value::as_str);
-    text.and_then(|text| text.parse().ok()).unwrap_or_default()
-}
-
 /// The whole of what a config map holds for one word: so long that it takes several pages.
 fn payload(word: &str) -> String {
     let number: usize = word.trim_start_matches('w').parse().unwrap_or_default();
@@ -62,7 +53,7 @@ fn config_map(name: &str, word: &str) -> Value {
 fn pod(name: &str, word: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "foo", "labels": {"word": word}},
         "spec": {"serviceAccountName": "server", "terminationGracePeriodSeconds": 0,
-            "containers": [{"name": "app", "image": "istio/tcp-echo-server", "args": ["9000,9001", "hello"]}]}})
+            "containers": [serving("9000,9001")]}})
 }
 
 fn policy(name: &str, word: &str, deny: bool) -> Value {

@@ -1,0 +1,116 @@
+//! Many of everything: updates of a policy one after the other, policies, pods. Memory stays within what is said, and policies
+//! still switch when they are answered.
+#![cfg(test)]
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use e2e::client::Client;
+use e2e::mesh::Mesh;
+use e2e::trio::{PODS, POLICIES, Trio, denying, make, odd, pod, rest, running};
+use serde_json::json;
+
+/// What of a process's memory is its own, in bytes.
+fn resident(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// By how much memory may differ before and after: what is allocated for a moment comes back in pieces.
+const GROWTH_MAX: u64 = 4 << 20;
+
+/// What the store's history may hold.
+const HISTORY_MAX: u64 = 48 << 20;
+/// What a pod and a policy may cost the daemon: object, tables, tasks, each a few times what was measured.
+const POD_MAX: u64 = 1 << 20;
+const POLICY_MAX: u64 = 64 << 10;
+
+/// Changes a policy of the server and says whether alice may then go to 9002, as it was answered.
+fn switch(client: &mut Client, path: &str, round: usize) -> bool {
+    let denies = round.is_multiple_of(2);
+    let wanted = denying("late", "alice", if denies { 9002 } else { 9999 });
+    let answer = client.ask("PATCH", path, Some(&json!({"spec": wanted["spec"]}))).unwrap();
+    assert_eq!((answer.code, &answer.warning), (200, &None), "round {round}: {}", answer.body);
+    !denies
+}
+
+#[test]
+fn policy_updates_in_a_row_take_no_more_memory() {
+    let trio = Trio::of(Mesh::up());
+    let mut client = Client::of(&trio.mesh);
+    make(&mut client, POLICIES, &denying("late", "alice", 9999));
+    let path = format!("{POLICIES}/late");
+    // The history of the store is full after 900 updates; from then on there is nothing that grows.
+    let (warm, updates) = if e2e::scale() > 1 { (1_000, 10_000) } else { (1_000, 500) };
+    let mut sizes: Vec<u64> = Vec::new();
+    let begun = Instant::now();
+    for round in 0..=warm + updates {
+        let open = switch(&mut client, &path, round);
+        if round % 50 == 0 {
+            assert_eq!(trio.alice_gets(&trio.server, 9002), open, "round {round}");
+            sizes.push(resident(trio.mesh.daemon()));
+        }
+    }
+    let grown = sizes[(warm + updates) / 50].saturating_sub(sizes[warm / 50]);
+    println!("{:?} for {} updates; grown by {grown}; sizes {sizes:?}", begun.elapsed(), warm + updates);
+    assert!(grown < GROWTH_MAX, "{updates} updates after {warm} took {grown} bytes: {sizes:?}");
+}
+
+/// Does something with each of so many numbers, by several clients at a time: the store commits together what comes together.
+fn by_several(trio: &Trio, count: usize, each: impl Fn(&mut Client, usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = Client::of(&trio.mesh);
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        return;
+                    }
+                    each(&mut client, number);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn many_pods_and_many_policies_take_so_much_memory_and_policies_still_switch() {
+    let trio = Trio::of(Mesh::up());
+    let mut client = Client::of(&trio.mesh);
+    // 25 pods and 250 policies in a landing, 500 and 5,000 in the long run.
+    let (pods, policies) = if e2e::scale() > 1 { (500, 5_000) } else { (25, 250) };
+    make(&mut client, POLICIES, &denying("late", "alice", 9999));
+    let path = format!("{POLICIES}/late");
+    let (denied, permitted) = (trio.denied(), trio.permitted());
+    let mut sizes = vec![resident(trio.mesh.daemon())];
+    let begun = Instant::now();
+    by_several(&trio, pods, |client, number| {
+        let name = format!("many-{number}");
+        make(client, PODS, &pod(&name, "server", &running("exec sleep infinity")));
+    });
+    assert_eq!(rest(&mut client).len(), pods + 3);
+    println!("{pods} pods after {:?}", begun.elapsed());
+    sizes.push(resident(trio.mesh.daemon()));
+    let begun = Instant::now();
+    by_several(&trio, policies, |client, number| {
+        let port = 10_000 + u16::try_from(number).unwrap();
+        make(client, POLICIES, &denying(&format!("many-{number}"), "alice", port));
+    });
+    println!("{policies} policies after {:?}", begun.elapsed());
+    sizes.push(resident(trio.mesh.daemon()));
+    let begun = Instant::now();
+    for round in 0..20 {
+        let open = switch(&mut client, &path, round);
+        assert_eq!(trio.alice_gets(&trio.server, 9002), open, "round {round}");
+    }
+    println!("20 switches after {:?}; sizes {sizes:?}", begun.elapsed());
+    let grown = resident(trio.mesh.daemon()).saturating_sub(sizes[0]);
+    let bound = HISTORY_MAX + pods as u64 * POD_MAX + policies as u64 * POLICY_MAX;
+    assert!(grown < bound, "{pods} pods and {policies} policies took {grown} bytes: {sizes:?}");
+    assert_eq!(odd(&denied), Vec::<String>::new());
+    assert_eq!(odd(&permitted), Vec::<String>::new());
+}
