@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,7 +27,7 @@ fn config_map(name: &str, bytes: usize) -> Value {
 }
 
 /// Waits for a condition.
-fn until(what: &str, condition: impl Fn() -> bool) {
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < Duration::from_secs(30), "{what}: not within 30 s");
@@ -174,9 +175,14 @@ fn without_descriptors_nothing_opens_it_is_said_and_the_mesh_goes_on_when_there_
     let handle = Pid::from_raw(pid);
     let before = prlimit(handle, Resource::Nofile, getrlimit(Resource::Nofile)).unwrap();
     for round in 0..2 {
+        let logged = || trio.log().matches("Too many open files").count();
+        let before_log = logged();
         // All that it has it keeps, and it gets no more.
         let none = Rlimit { current: Some(first_free_descriptor(pid)), ..before };
         prlimit(handle, Resource::Nofile, none).unwrap();
+        // One that came back between the look and the limit goes to these.
+        let port: u16 = fs::read_to_string(trio.mesh.data_dir().join("port")).unwrap().trim().parse().unwrap();
+        let crowd: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
         // A client that is connected goes on; what it writes is in force, or it is told that it is not yet.
         let name = format!("late-{round}");
         let policy = client.ask("POST", POLICIES, Some(&denying(&name, "alice", 9002))).unwrap();
@@ -184,20 +190,24 @@ fn without_descriptors_nothing_opens_it_is_said_and_the_mesh_goes_on_when_there_
         let is_denied = !trio.alice_gets(&trio.server, 9002);
         assert!(is_denied || policy.warning.is_some(), "{policy:?}");
         let waits = make(&mut client, PODS, &pod(&name, "alice", &serving("9000,9001")));
-        let said = || {
-            let (events, _) = list(&mut Client::of(&trio.mesh), "/api/v1/namespaces/foo/events");
-            events.iter().any(|event| text(event, "/message").contains("Too many open files"))
-        };
         // A client that comes now is not answered: the log says why.
         let mut late = Client::of(&trio.mesh);
         std::thread::scope(|scope| {
             let asked = scope.spawn(|| late.ask("GET", PODS, None));
-            until("the log says what is wrong", || trio.log().contains("Too many open files"));
+            until("the log says what is wrong", || logged() > before_log);
+            until("the pod's event says why it does not start", || {
+                let (events, _) = list(&mut client, "/api/v1/namespaces/foo/events");
+                let told = |event: &Value| {
+                    let (of, why) = (text(event, "/involvedObject/name"), text(event, "/message"));
+                    of == name && why.contains("Too many open files")
+                };
+                events.iter().any(told)
+            });
             assert_eq!(odd(&denied), Vec::<String>::new());
+            drop(crowd);
             prlimit(handle, Resource::Nofile, before).unwrap();
             assert_eq!(asked.join().unwrap().unwrap().code, 200, "it waited, and is answered now");
         });
-        assert!(said(), "the pod that could not start has an event that says why");
         until("the policy is in force", || !trio.alice_gets(&trio.server, 9002));
         rest(&mut client);
         assert!(trio.alice_gets(text(&waits, "/metadata/uid"), 9000));
