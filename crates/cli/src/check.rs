@@ -6,16 +6,22 @@ use serde_json::json;
 use crate::args::{CheckArguments, Format};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::print;
+use crate::rights::{self, Trial};
 
 /// Prints what was probed; exit code 79 when something is missing.
 pub(crate) fn run(arguments: &CheckArguments) -> Outcome {
-    let probes = linux::probe::all();
-    let missing = probes.iter().filter(|probe| !probe.is_ok()).count();
+    // Another user's trials are made where that user's mesh would be, or show why there is no such place.
+    let probes = match rights::trial()? {
+        Trial::AsRoot => linux::probe::all(),
+        Trial::Apart => [vec![Probe::of_user_namespace(Ok(()))], linux::probe::all()].concat(),
+        Trial::Refused(error) => vec![Probe::of_user_namespace(Err(error))],
+    };
+    let missing = probes.iter().filter(|probe| !probe.is_ok() && !probe.is_limit).count();
     match arguments.output {
         Format::Json => {
             let row = |probe: &Probe| {
                 let trouble = probe.trouble.as_ref();
-                json!({"what": probe.what, "ok": probe.is_ok(), "answer": trouble.map(|trouble| &trouble.answer), "fix": trouble.map(|trouble| trouble.fix)})
+                json!({"what": probe.what, "ok": probe.is_ok(), "answer": trouble.map(|trouble| &trouble.answer), "fix": trouble.map(|trouble| trouble.fix), "limit": probe.is_limit})
             };
             let rows: Vec<_> = probes.iter().map(row).collect();
             print::out(format_args!(
@@ -28,7 +34,8 @@ pub(crate) fn run(arguments: &CheckArguments) -> Outcome {
                 match &probe.trouble {
                     None => print::out(format_args!("ok       {}\n", probe.what))?,
                     Some(Trouble { answer, fix }) => {
-                        print::out(format_args!("MISSING  {}: {answer}\n         fix: {fix}\n", probe.what))?;
+                        let word = if probe.is_limit { "limited" } else { "MISSING" };
+                        print::out(format_args!("{word}  {}: {answer}\n         fix: {fix}\n", probe.what))?;
                     }
                 }
             }

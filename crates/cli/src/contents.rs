@@ -21,8 +21,27 @@ use crate::log;
 pub(crate) const MARK: &str = "tidegate-mesh";
 
 /// Everything that a mesh makes in its data directory, besides the kubeconfigs.
-const OURS: [&str; 11] =
-    [MARK, "lock", "store.redb", "pki", "port", log::NAME, log::ASIDE, "bin", VOLUMES, "logs", Store::DIRECTORY];
+const OURS: [&str; 13] = [
+    RUN,
+    HOLDER_LOCK,
+    MARK,
+    "lock",
+    "store.redb",
+    "pki",
+    "port",
+    log::NAME,
+    log::ASIDE,
+    "bin",
+    VOLUMES,
+    "logs",
+    Store::DIRECTORY,
+];
+
+/// Where a mesh without root keeps, in memory, what others have below `/run`.
+pub(crate) const RUN: &str = "run";
+
+/// Locked by whoever makes the namespaces of a mesh without root.
+pub(crate) const HOLDER_LOCK: &str = "namespaces";
 
 /// Whether a mesh makes something of this name: one of `OURS`, or a kubeconfig, its namespace's name behind a dash.
 pub(crate) fn is_ours(name: &OsStr) -> bool {
@@ -38,7 +57,7 @@ const VOLUMES: &str = "volumes";
 
 /// Whether a mesh makes it and the calling user may have it.
 pub(crate) fn is_the_owners(name: &OsStr) -> bool {
-    is_ours(name) && name != VOLUMES && name != Store::DIRECTORY
+    is_ours(name) && name != VOLUMES && name != Store::DIRECTORY && name != RUN
 }
 
 /// Removes what pods were shown, which lasts no longer than they do.

@@ -1,8 +1,10 @@
 //! `down`: ends the daemon if one runs, then removes whatever is left of the mesh on this machine. Both halves work
 //! without the other.
 
+use std::io::ErrorKind;
+
 use anyhow::Context;
-use local::{Node, NodeSettings};
+use local::{Host, Node, NodeSettings};
 
 use crate::args::DownArguments;
 use crate::contents;
@@ -14,7 +16,7 @@ use crate::settings::Place;
 /// Ends and removes; the objects stay unless `--purge` says otherwise.
 pub(crate) fn run(arguments: &DownArguments) -> Outcome {
     let place = Place::resolve(&arguments.place)?;
-    crate::up::require_root()?;
+    crate::rights::passing(Some(&place))?;
     let dir = place.data_dir.display();
     if arguments.purge && place.data_dir.exists() && !place.is_a_mesh() {
         return Err(Failure::says(
@@ -23,7 +25,7 @@ pub(crate) fn run(arguments: &DownArguments) -> Outcome {
         ));
     }
     let ended = daemon::end(&place)? | daemon::end_without_lock(&place)?;
-    remove_from_machine(&place)?;
+    remove_for_good(&place)?;
     if arguments.purge {
         purge(&place)?;
     }
@@ -45,16 +47,25 @@ pub(crate) fn remove_from_machine(place: &Place) -> anyhow::Result<()> {
     contents::forget_volumes(&place.data_dir)?;
     Node::remove(&node_settings(place)?).context("removing the node's network")?;
     match std::fs::remove_dir_all(&place.run_dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        // The memory that holds them goes with its namespace.
+        Err(error) if place.is_apart && error.kind() == ErrorKind::ResourceBusy => Ok(()),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing `{}`", place.run_dir.display()))
         }
         _ => Ok(()),
     }
 }
 
+/// The same for good: also the namespaces of a mesh without root.
+pub(crate) fn remove_for_good(place: &Place) -> anyhow::Result<()> {
+    remove_from_machine(place)?;
+    crate::rights::let_go(place)
+}
+
 /// What the node of this place is made from.
 pub(crate) fn node_settings(place: &Place) -> anyhow::Result<NodeSettings> {
-    Ok(NodeSettings { run_dir: place.run_dir.clone(), ..NodeSettings::of(place.id.parse()?) })
+    let host = if place.is_apart { Host::Apart } else { Host::Joined };
+    Ok(NodeSettings { host, run_dir: place.run_dir.clone(), ..NodeSettings::of(place.id.parse()?) })
 }
 
 /// Removes the files of the mesh, and the directory if they were all that is in it.

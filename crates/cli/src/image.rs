@@ -116,6 +116,12 @@ fn tell(added: &Added) {
     if added.devices > 0 {
         print::err(format_args!("note: {} devices in it were left out; containers have those of /dev", added.devices));
     }
+    if added.foreign > 0 {
+        print::err(format_args!(
+            "note: {} files in it belong to other users, whom there are not without root; they are user 0's here",
+            added.foreign
+        ));
+    }
     for image in &added.images {
         let known = Reference::parse(&image.name).ok().filter(|name| images::in_catalogue(name, &image.name).is_some());
         if known.is_some() {
@@ -129,13 +135,14 @@ fn tell(added: &Added) {
 
 fn list(arguments: &ListArguments) -> Outcome {
     let place = Place::resolve(&arguments.place)?;
-    let document = if rustix::process::geteuid().is_root() {
-        document(&Store::of(&place.data_dir).list()?)
-    } else if daemon::running(&place)?.is_some() {
-        ask(&place)?
-    } else {
-        let what = "images are root's, as all that pods are shown; run it again with sudo, or while the mesh runs";
-        return Err(Failure::says(Exit::Failure, what));
+    let document = match Store::of(&place.data_dir).list() {
+        Ok(images) => document(&images),
+        Err(error) if rustix::process::geteuid().is_root() => return Err(error.into()),
+        Err(_) if daemon::running(&place)?.is_some() => ask(&place)?,
+        Err(_) => {
+            let what = "images of a mesh of root's are root's, as all that pods are shown; run it again with sudo, or while the mesh runs";
+            return Err(Failure::says(Exit::Failure, what));
+        }
     };
     match arguments.output {
         Format::Json => print::out(format_args!("{document:#}\n")),
@@ -196,7 +203,7 @@ fn remove(arguments: &RemoveArguments) -> Outcome {
         .collect::<Result<_, _>>()
         .map_err(|why| Failure::says(Exit::Usage, why))?;
     let place = Place::resolve(&arguments.place)?;
-    crate::up::require_root()?;
+    crate::rights::passing(Some(&place))?;
     if !place.is_a_mesh() {
         return Err(Failure::says(Exit::Failure, format!("no mesh in `{}`, so no images", place.data_dir.display())));
     }
@@ -221,7 +228,7 @@ fn remove(arguments: &RemoveArguments) -> Outcome {
 /// The place, where its data directory is made if it is not there.
 fn writable(argument: &DataDirArgument) -> Result<Place, Failure> {
     let place = Place::resolve(argument)?;
-    crate::up::require_root()?;
+    crate::rights::passing(Some(&place))?;
     place.make_data_dir()?;
     Ok(place)
 }

@@ -25,6 +25,7 @@ mod man;
 mod mesh;
 mod print;
 mod render;
+mod rights;
 mod samples;
 mod settings;
 mod sources;
@@ -47,6 +48,9 @@ use exit::{Exit, Failure, Outcome};
 fn main() -> ExitCode {
     // An applet or a part of a pod first: they start often, and know nothing of the command line below.
     if let Some(code) = local::entry(std::env::args_os()) {
+        return code;
+    }
+    if let Some(code) = rights::entry(std::env::args_os()) {
         return code;
     }
     match run() {

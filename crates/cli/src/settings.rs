@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::args::DataDirArgument;
 use crate::contents;
 use crate::context::quoted;
+use crate::rights;
 
 /// Folders below one another in a data directory: ours are three deep, a user's own are none of our business.
 const FOLDERS_DEEP_MAX: usize = 16;
@@ -28,6 +29,8 @@ pub(crate) struct Place {
     pub(crate) run_dir: PathBuf,
     /// 8 hexadecimal digits from the path of the data directory: the name of the mesh on this machine.
     pub(crate) id: String,
+    /// The caller has no right to change the machine's network: the mesh stands apart from it.
+    pub(crate) is_apart: bool,
     /// Who called: under sudo the files belong to that user.
     pub(crate) owner: Owner,
 }
@@ -47,6 +50,13 @@ pub(crate) struct Caller {
     data_home: Option<OsString>,
     home: Option<OsString>,
     passwd: String,
+    /// Without root, outside of a user namespace or inside.
+    is_apart: bool,
+}
+
+/// Where a mesh without root keeps what a reboot may take.
+pub(crate) fn run_dir_apart(data_dir: &Path) -> PathBuf {
+    data_dir.join(contents::RUN)
 }
 
 impl Caller {
@@ -60,6 +70,7 @@ impl Caller {
             data_home: std::env::var_os("XDG_DATA_HOME"),
             home: std::env::var_os("HOME"),
             passwd: fs::read_to_string("/etc/passwd").unwrap_or_default(),
+            is_apart: !is_root || rights::is_apart(),
         }
     }
 
@@ -119,7 +130,8 @@ impl Place {
             .flat_map(|byte| [byte >> 4, byte & 15])
             .filter_map(|digit| char::from_digit(digit.into(), 16))
             .collect();
-        Ok(Self { run_dir: Path::new("/run/tidegate").join(&id), data_dir, id, owner: caller.owner() })
+        let run_dir = if caller.is_apart { run_dir_apart(&data_dir) } else { Path::new("/run/tidegate").join(&id) };
+        Ok(Self { run_dir, is_apart: caller.is_apart, data_dir, id, owner: caller.owner() })
     }
 
     /// A command as the caller types it for this mesh, in whatever shell.
@@ -129,7 +141,7 @@ impl Place {
 
     fn command_for(&self, words: &str, caller: &Caller) -> String {
         let needs_root = ["up", "down", "image"].iter().any(|verb| words.starts_with(verb));
-        let sudo = if needs_root && self.owner.uid != 0 { "sudo " } else { "" };
+        let sudo = if needs_root && self.owner.uid != 0 && !self.is_apart { "sudo " } else { "" };
         let default = caller.default_data_dir().and_then(|dir| without_links(&dir));
         if default.is_ok_and(|default| default == self.data_dir) {
             return format!("{sudo}tidegate {words}");
@@ -168,7 +180,10 @@ impl Place {
             return Ok(());
         }
         let mut entries = fs::read_dir(&self.data_dir).with_context(|| format!("`{}`", self.data_dir.display()))?;
-        if entries.next().is_some() {
+        // Somebody else may be making it at the same time, the mark first: half written, or there by now.
+        let half_written = format!("{}.part", contents::MARK);
+        let is_another = |name: &OsStr| !name.as_encoded_bytes().starts_with(half_written.as_bytes());
+        if entries.any(|entry| entry.is_ok_and(|entry| is_another(&entry.file_name()))) && !self.is_a_mesh() {
             return Err(anyhow!(
                 "`{}` is neither empty nor the data directory of a mesh; give a directory of the mesh's own: --data-dir DIR",
                 self.data_dir.display()
@@ -263,6 +278,7 @@ mod tests {
             home: Some("/root".into()),
             passwd: "root:x:0:0::/root:/bin/sh\nann:x:1000:1001::/srv/ann:/bin/sh\n".into(),
             data_home: None,
+            is_apart: false,
         };
         let place = Place::resolve_for(&argument(None), &caller).unwrap();
         assert_eq!(place.data_dir, Path::new("/srv/ann/.local/share/tidegate"));
@@ -288,15 +304,27 @@ mod tests {
             Caller { sudo_uid: Some(1000), passwd: format!("ann:x:1000:1000::{text}:/bin/sh\n"), ..Caller::default() };
         let root = Caller { sudo_uid: Some(0), passwd: format!("root:x:0:0::{text}:/bin/sh\n"), ..Caller::default() };
         let odd = home.path().join("it's a mesh");
+        let plain = Caller { home: Some(home.path().into()), is_apart: true, ..Caller::default() };
         for (caller, dir, words, wanted) in [
             (&root, None, "down", "tidegate down".to_owned()),
             (&ann, None, "down", "sudo tidegate down".to_owned()),
+            (&plain, None, "down", "tidegate down".to_owned()),
             (&ann, None, "env -n foo", "tidegate env -n foo".to_owned()),
             (&ann, Some(odd.as_path()), "up", format!(r"sudo tidegate up --data-dir '{text}/it'\''s a mesh'")),
         ] {
             let place = Place::resolve_for(&argument(dir), caller).unwrap();
             assert_eq!(place.command_for(words, caller), wanted);
         }
+    }
+
+    #[test]
+    fn without_root_what_a_reboot_may_take_lies_in_the_data_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = Caller { is_apart: true, ..Caller::default() };
+        let place = Place::resolve_for(&argument(Some(dir.path())), &plain).unwrap();
+        assert_eq!(place.run_dir, place.data_dir.join("run"));
+        let place = Place::resolve_for(&argument(Some(dir.path())), &Caller::default()).unwrap();
+        assert_eq!(place.run_dir, Path::new("/run/tidegate").join(place.id));
     }
 
     #[test]

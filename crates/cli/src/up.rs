@@ -22,12 +22,20 @@ const READY: &str = "ready";
 /// Starts the mesh.
 pub(crate) fn run(arguments: &UpArguments) -> Outcome {
     let place = Place::resolve(&arguments.place)?;
-    require_root()?;
+    crate::rights::lasting(&place)?;
+    let done = begin(&place, arguments);
+    if done.is_err() {
+        crate::rights::let_go_of_nothing(&place)?;
+    }
+    done
+}
+
+fn begin(place: &Place, arguments: &UpArguments) -> Outcome {
     place.make_data_dir()?;
     if arguments.detach {
-        return detach(&place, arguments);
+        return detach(place, arguments);
     }
-    let outcome = serve(&place, arguments);
+    let outcome = serve(place, arguments);
     if let Err(failure) = &outcome
         && arguments.detached
     {
@@ -57,7 +65,7 @@ fn serve(place: &Place, arguments: &UpArguments) -> Outcome {
                     let still = format!("what ran before runs on, under the tables it had; this ends it: {down}");
                     return Err(error.adding(still));
                 }
-                crate::down::remove_from_machine(place)?;
+                crate::down::remove_for_good(place)?;
                 return Err(error);
             }
         };
@@ -75,7 +83,7 @@ fn serve(place: &Place, arguments: &UpArguments) -> Outcome {
         kubectl.await.context("asking kubectl for its version")?;
         mesh.stop().await?;
         // First what would be in the way of others: the files may have been removed by hand in the meantime.
-        crate::down::remove_from_machine(place)?;
+        crate::down::remove_for_good(place)?;
         Ok(place.give_all()?)
     })
 }
@@ -150,19 +158,16 @@ fn welcome(place: &Place, mesh: &Mesh) {
 }
 
 fn next_steps(place: &Place) -> String {
+    let apart = if place.is_apart {
+        "Without root: pods have one user, and this machine reaches them by kubectl alone; see: tidegate check\n"
+    } else {
+        ""
+    };
     format!(
-        "Next, in another shell:\n  eval \"$({})\"\n  tidegate samples . && kubectl create ns foo\n  \
+        "{apart}Next, in another shell:\n  eval \"$({})\"\n  tidegate samples . && kubectl create ns foo\n  \
          kubectl apply -f <(istioctl kube-inject -f samples/tcp-echo/tcp-echo.yaml) -n foo",
         place.command("env -n foo")
     )
-}
-
-/// Namespaces of the network need root.
-pub(crate) fn require_root() -> Outcome {
-    if rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    Err(Failure::says(Exit::Failure, "network namespaces need root for now; run it again with sudo"))
 }
 
 /// Warnings and errors of the parts, one line each.

@@ -83,6 +83,8 @@ pub struct Mesh {
     _disk: Option<Disk>,
     home: tempfile::TempDir,
     environment: Vec<(String, OsString)>,
+    /// Who runs everything in it: root, or this user, who has no account here and no right that not everybody has.
+    user: Option<u32>,
 }
 
 /// A file system of its own; gone when dropped.
@@ -107,7 +109,7 @@ impl Mesh {
     /// A place for a mesh that does not run yet.
     pub fn down() -> Self {
         let home = tempfile::tempdir().unwrap_or_else(|error| panic!("temporary directory: {error}"));
-        Self { _disk: None, home, environment: Vec::new() }
+        Self { _disk: None, home, environment: Vec::new(), user: None }
     }
 
     /// A place for a mesh on a disk of its own, of so many bytes.
@@ -116,12 +118,39 @@ impl Mesh {
         let options = std::ffi::CString::new(format!("size={bytes},mode=755")).unwrap_or_default();
         linux::mount::tmpfs(home.path(), &options, linux::mount::Access::ReadWrite)
             .unwrap_or_else(|error| panic!("a disk of its own: {error}"));
-        Self { _disk: Some(Disk(home.path().to_path_buf())), home, environment: Vec::new() }
+        Self { _disk: Some(Disk(home.path().to_path_buf())), home, environment: Vec::new(), user: None }
     }
 
     /// Everything that is run for this mesh has this in its environment as well.
     pub fn with(&mut self, name: &str, value: impl Into<OsString>) {
         self.environment.push((name.to_owned(), value.into()));
+    }
+
+    /// A place for a mesh of an ordinary user, that does not run yet.
+    pub fn down_for(user: u32) -> Self {
+        let mut mesh = Self::down();
+        mesh.user = Some(user);
+        mesh.give(mesh.work_dir());
+        mesh
+    }
+
+    /// Gives what a test has made to the user of this mesh.
+    fn give(&self, path: &Path) {
+        let given = std::os::unix::fs::chown(path, self.user, self.user);
+        given.unwrap_or_else(|error| panic!("giving {} away: {error}", path.display()));
+    }
+
+    /// Starts a mesh as an ordinary user and returns when it is ready.
+    pub fn up_for(user: u32) -> Self {
+        let mesh = Self::down_for(user);
+        let output = mesh.tidegate(&["up", "--detach"]);
+        assert!(output.status.success(), "up failed: {}", told(&output));
+        mesh
+    }
+
+    /// Whether it is an ordinary user's.
+    pub const fn is_users(&self) -> bool {
+        self.user.is_some()
     }
 
     /// The same with more arguments for `up`.
@@ -174,8 +203,14 @@ impl Mesh {
         self.home.path()
     }
 
-    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    /// A command as it is run in this mesh, not started yet.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        use std::os::unix::process::CommandExt;
         let mut command = Command::new(program);
+        if let Some(user) = self.user {
+            // Without further groups, as the library does for another user.
+            command.uid(user).gid(user);
+        }
         command.env("TIDEGATE_DATA_DIR", self.data_dir()).env("HOME", self.home.path()).env_remove("KUBECONFIG");
         command.current_dir(self.home.path()).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
@@ -183,27 +218,51 @@ impl Mesh {
 
     /// Runs one verb of the binary on this mesh.
     pub fn tidegate(&self, arguments: &[&str]) -> Output {
-        let run = self.command(binary()).args(arguments).output();
+        let run = self.command(self.binary()).args(arguments).output();
         run.unwrap_or_else(|error| panic!("running tidegate: {error}"))
     }
 
     /// Starts the mesh in the foreground, with pipes.
     pub fn foreground(&self) -> Child {
-        let mut command = self.command(binary());
+        let mut command = self.command(self.binary());
         command.arg("up").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap_or_else(|error| panic!("running tidegate: {error}"))
     }
 
-    fn path_with(kubectl: &Kubectl) -> OsString {
-        let mut folders = vec![kubectl.folder.clone()];
-        folders.extend(binary().parent().map(Path::to_path_buf));
+    /// The binary under test, where whoever runs it in this mesh can reach it.
+    pub fn binary(&self) -> PathBuf {
+        self.reached(&binary())
+    }
+
+    /// A program where the user of this mesh can reach it: where it is, or a copy.
+    fn reached(&self, program: &Path) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let open = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
+        if self.user.is_none() || program.canonicalize().is_ok_and(|real| real.ancestors().all(open)) {
+            return program.to_owned();
+        }
+        // One folder for each that there is, so that those of kubectl are apart.
+        let folder = program.parent().unwrap_or(program).to_string_lossy().replace('/', "-");
+        let folder = self.home.path().join("programs").join(folder);
+        let copy = folder.join(program.file_name().unwrap_or_default());
+        if !copy.exists() {
+            let made = std::fs::create_dir_all(&folder).and_then(|()| std::fs::copy(program, &copy));
+            made.unwrap_or_else(|error| panic!("copying {}: {error}", program.display()));
+        }
+        copy
+    }
+
+    fn path_with(&self, kubectl: &Kubectl) -> OsString {
+        let kubectl = self.reached(&kubectl.folder.join("kubectl"));
+        let mut folders: Vec<PathBuf> = kubectl.parent().into_iter().map(Path::to_path_buf).collect();
+        folders.extend(self.binary().parent().map(Path::to_path_buf));
         folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
         std::env::join_paths(folders).unwrap_or_default()
     }
 
     fn bash_command(&self, kubectl: &Kubectl, script: &str) -> Command {
         let mut command = self.command("bash");
-        command.env("PATH", Self::path_with(kubectl)).args(["-c", script]);
+        command.env("PATH", self.path_with(kubectl)).args(["-c", script]);
         command
     }
 
@@ -223,6 +282,7 @@ impl Mesh {
     pub fn play(&self, kubectl: &Kubectl, steps: &[Step]) -> Vec<Played> {
         let results = self.home.path().join(format!("results-{}", kubectl.version));
         std::fs::create_dir_all(&results).unwrap_or_else(|error| panic!("{}: {error}", results.display()));
+        self.give(&results);
         let line = |(number, step): (usize, &Step)| {
             let to = results.join(number.to_string());
             let to = to.display();

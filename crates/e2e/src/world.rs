@@ -215,7 +215,8 @@ impl World {
                 odd => panic!("{name} to {place}: {odd}"),
             }
         }
-        if self.host_gets(port) {
+        // Nothing of an ordinary user's mesh is reached from the host, and the question would go to whatever network there is.
+        if !self.mesh.is_users() && self.host_gets(port) {
             who.push("host");
         }
         who.join(" ")

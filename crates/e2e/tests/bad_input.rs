@@ -4,7 +4,6 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
 use e2e::mesh::{Mesh, binary, kubectls, told};
@@ -84,23 +83,6 @@ fn a_corrupted_store_is_named_and_left_as_it_is() {
     fs::write(&store, &whole).unwrap();
     let output = mesh.tidegate(&["up", "--detach"]);
     assert!(output.status.success(), "{}", told(&output));
-}
-
-#[test]
-fn without_permission_the_error_says_what_to_do() {
-    let mesh = Mesh::down();
-    let home = mesh.work_dir();
-    fs::set_permissions(home, fs::Permissions::from_mode(0o777)).unwrap();
-    // A copy that the user nobody can reach and run, wherever the tests were built.
-    let copy = home.join("tidegate");
-    fs::copy(binary(), &copy).unwrap();
-    let run = |arguments: &[&str]| {
-        let mut command = Command::new(&copy);
-        command.args(arguments).env("HOME", home).env("TIDEGATE_DATA_DIR", home.join("own")).uid(65534).gid(65534);
-        command.output().unwrap()
-    };
-    says(&run(&["up"]), 1, &["root", "sudo"]);
-    says(&run(&["down"]), 1, &["root", "sudo"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::Error;
+use crate::userns::Ids;
 
 /// What a container may hold: enough for daemons that start as root and change to a user of their own, nothing that
 /// reaches the network's or the host's configuration. Docker's set without `NET_RAW`, `MKNOD`, `SYS_CHROOT`, `SETFCAP` and
@@ -23,8 +24,13 @@ pub const CONTAINER: [(&str, CapabilitySet); 9] = [
 const NUMBERS: u32 = 64;
 
 /// Makes the calling thread a user who holds exactly the named capabilities of [`CONTAINER`] (others are ignored), for
-/// good; users other than 0 hold none. No program can gain privileges by its file any more.
-pub fn become_confined(user: u32, group: u32, more_groups: &[u32], names: &[String]) -> Result<(), Error> {
+/// good; users other than 0 hold none. No program can gain privileges by its file any more. `ids` are those that the caller
+/// can name.
+pub fn become_confined(
+    ids: &Ids,
+    (user, group, more_groups): (u32, u32, &[u32]),
+    names: &[String],
+) -> Result<(), Error> {
     let is_kept = |name: &str| user == 0 && names.iter().any(|wanted| wanted == name);
     let kept = CONTAINER
         .iter()
@@ -46,7 +52,7 @@ pub fn become_confined(user: u32, group: u32, more_groups: &[u32], names: &[Stri
         }
     }
     // The bounding set is what a program of user 0 gets; the user changes while the right to change it is held.
-    crate::process::become_user(user, group, more_groups)?;
+    crate::process::become_user(ids, user, group, more_groups)?;
     rustix::thread::clear_ambient_capability_set().map_err(failed("clear the ambient capabilities"))?;
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).map_err(failed("give up capabilities"))?;

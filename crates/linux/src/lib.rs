@@ -23,6 +23,7 @@ pub mod process;
 pub mod route;
 pub mod seccomp;
 pub mod sysctl;
+pub mod userns;
 pub mod within;
 
 pub use error::Error;

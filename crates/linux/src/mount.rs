@@ -8,8 +8,12 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::CWD;
-use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::fs::{CWD, StatVfsMountFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags,
+};
 
 use crate::Error;
 
@@ -27,6 +31,8 @@ pub enum Access {
     /// A device that is to work, no programs. The device can be written; its file cannot be changed (mode, owner), which
     /// is the host's own.
     Device,
+    /// Read and write, no programs.
+    Plain,
 }
 
 impl Access {
@@ -35,6 +41,7 @@ impl Access {
         match self {
             Self::ReadOnly => plain.union(MountFlags::NODEV).union(MountFlags::RDONLY),
             Self::ReadWrite => plain.union(MountFlags::NODEV),
+            Self::Plain => plain.union(MountFlags::NODEV).union(MountFlags::NOEXEC),
             Self::Device => plain.union(MountFlags::NOEXEC).union(MountFlags::RDONLY),
         }
     }
@@ -66,7 +73,7 @@ pub fn tree_of_own(source: &Path) -> Result<Tree, Error> {
     let found = crate::files::open(source, rustix::fs::OFlags::PATH)?;
     let stat = rustix::fs::fstat(&found).map_err(failed("look at", source))?;
     if stat.st_uid != rustix::process::geteuid().as_raw() {
-        return Err(failed("take the tree of somebody else at", source)(rustix::io::Errno::PERM));
+        return Err(failed("take the tree of somebody else at", source)(Errno::PERM));
     }
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     rustix::mount::open_tree(&found, c"", flags).map(Tree).map_err(failed("take the tree at", source))
@@ -137,16 +144,28 @@ pub fn tmpfs(target: &Path, options: &CStr, access: Access) -> Result<(), Error>
 pub fn overlay(target: &Path, layers: &[OwnedFd], upper: &Path, work: &Path) -> Result<(), Error> {
     // The lowest last, and by handles: whatever their names lead to by now.
     let lower: Vec<String> = layers.iter().rev().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd())).collect();
-    let options = format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display());
+    // Notes of overlayfs lie where user 0 of a user namespace may write them, and `Within` has put them there.
+    let notes = if crate::userns::is_initial() { "" } else { ",userxattr" };
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}{notes}", lower.join(":"), upper.display(), work.display());
     let failed = failed("lay directories over one another at", target);
-    let Ok(options) = CString::new(options) else { return Err(failed(rustix::io::Errno::INVAL)) };
+    let Ok(options) = CString::new(options) else { return Err(failed(Errno::INVAL)) };
     rustix::mount::mount(c"overlay", target, c"overlay", Access::ReadWrite.flags(), options.as_c_str()).map_err(failed)
 }
 
-/// The process table of the caller's own pid namespace.
-pub fn proc(target: &Path) -> Result<(), Error> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount(c"proc", target, c"proc", flags, None).map_err(failed("mount the process table at", target))
+/// The process table of the caller's own pid namespace, not attached anywhere yet. To be taken while the machine's own can
+/// be seen: in a user namespace the kernel gives it to nobody else.
+pub fn process_table() -> Result<Tree, Error> {
+    process_table_raw().map(Tree).map_err(failed("make a process table for", Path::new("/proc")))
+}
+
+/// The same in bare system calls.
+pub(crate) fn process_table_raw() -> rustix::io::Result<OwnedFd> {
+    let system = rustix::mount::fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(&system)?;
+    let rights =
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    rustix::mount::fsmount(&system, FsMountFlags::FSMOUNT_CLOEXEC, rights)
 }
 
 /// Terminals of its own.
@@ -164,8 +183,35 @@ pub fn freeze(target: &Path) -> Result<(), Error> {
 
 /// Sets what may be done in the mount at `target`.
 pub fn remount(target: &Path, access: Access) -> Result<(), Error> {
-    rustix::mount::mount_remount(target, MountFlags::BIND | access.flags(), c"")
-        .map_err(failed("set the rights of the mount at", target))
+    let set = |flags: MountFlags| rustix::mount::mount_remount(target, MountFlags::BIND | flags, c"");
+    match set(access.flags()) {
+        // In a user namespace what the machine forbids in a mount stays forbidden.
+        Err(Errno::PERM) => forbidden_at(target).and_then(|forbidden| set(access.flags() | forbidden)),
+        done => done,
+    }
+    .map_err(failed("set the rights of the mount at", target))
+}
+
+/// What may not be done in the mount at `target` as it is.
+fn forbidden_at(target: &Path) -> rustix::io::Result<MountFlags> {
+    let found = rustix::fs::statvfs(target)?.f_flag;
+    let forbidden = [
+        (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+    ];
+    let is_set = forbidden.into_iter().filter(|(flag, _)| found.contains(*flag));
+    Ok(is_set.fold(MountFlags::empty(), |all, (_, flag)| all | flag))
+}
+
+/// Lets go of the mount at `target`, if there is one.
+pub fn let_go(target: &Path) -> Result<(), Error> {
+    match rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        // Not a mount, or not there.
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(errno) => Err(failed("let go of the mount at", target)(errno)),
+    }
 }
 
 /// Makes `root`, a mount, the root directory and lets go of everything that was visible before.
@@ -177,6 +223,6 @@ pub fn change_root(root: &Path) -> Result<(), Error> {
     rustix::process::chdir("/").map_err(failed("enter", Path::new("/")))
 }
 
-fn failed<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(rustix::io::Errno) -> Error + 'a {
+fn failed<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(Errno) -> Error + 'a {
     move |errno| Error::Mount { doing, path: path.to_owned(), source: io::Error::from(errno) }
 }

@@ -3,18 +3,23 @@
 
 use std::fmt::Display;
 use std::fs;
+use std::path::Path;
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::thread::UnshareFlags;
 
 use crate::Error;
 use crate::cgroup::Bounds;
 use crate::error::with_causes;
+use crate::mount::{self, Access};
 use crate::netlink::{Protocol, Socket};
 use crate::netns::NetNs;
 use crate::nft::{
     BaseChain, ChainKind, Element, Family, Field, Hook, Meta, NatKind, REGISTER, Rule, Set, Table, Transaction, Verdict,
 };
 use crate::route::{Router, VethEnd};
+use crate::userns::{self, Ids};
 use crate::{cgroup, diag, membarrier, nflog};
 
 /// What became of one trial.
@@ -24,6 +29,8 @@ pub struct Probe {
     pub what: &'static str,
     /// What is wrong, if anything.
     pub trouble: Option<Trouble>,
+    /// A mesh without root never has it, and runs.
+    pub is_limit: bool,
 }
 
 /// Why a facility cannot be used.
@@ -42,8 +49,17 @@ impl Probe {
     }
 
     fn of<E: Display + std::error::Error>(what: &'static str, fix: &'static str, outcome: Result<(), E>) -> Self {
-        let trouble = outcome.err().map(|error| Trouble { answer: with_causes(&error), fix });
-        Self { what, trouble }
+        Self::told(what, outcome.err().map(|error| Trouble { answer: with_causes(&error), fix }))
+    }
+
+    const fn told(what: &'static str, trouble: Option<Trouble>) -> Self {
+        Self { what, trouble, is_limit: false }
+    }
+
+    /// What became of the trial to make a user namespace.
+    pub fn of_user_namespace(outcome: Result<(), Error>) -> Self {
+        let fix = outcome.as_ref().err().map_or("", userns::why_not);
+        Self::of("user namespace (a mesh without root)", fix, outcome)
     }
 }
 
@@ -75,6 +91,7 @@ pub fn all() -> Vec<Probe> {
     probes.extend(other_namespaces());
     probes.extend(file_systems());
     probes.push(groups());
+    probes.extend(limits());
     probes.push(Probe::of("membarrier", "needs a kernel with CONFIG_MEMBARRIER", membarrier::global()));
     probes.extend(network());
     probes
@@ -87,7 +104,7 @@ fn capabilities() -> Vec<Probe> {
     let probe = |(what, number): &(&'static str, u32)| {
         let missing = held & (1 << number) == 0;
         let trouble = missing.then(|| Trouble { answer: "this process does not hold it".to_owned(), fix: AS_ROOT });
-        Probe { what, trouble }
+        Probe::told(what, trouble)
     };
     CAPABILITIES.iter().map(probe).collect()
 }
@@ -111,19 +128,24 @@ fn other_namespaces() -> Vec<Probe> {
             "needs CAP_SYS_ADMIN and CONFIG_IPC_NS; `sysctl user.max_ipc_namespaces`",
         ),
     ];
-    kinds.into_iter().map(|(what, flag, fix)| Probe::of(what, fix, on_a_thread(flag))).collect()
+    kinds.into_iter().map(|(what, flag, fix)| Probe::of(what, fix, inside(flag, || Ok(())))).collect()
 }
 
-/// Enters a new namespace on a thread that ends there.
-fn on_a_thread(flag: UnshareFlags) -> std::io::Result<()> {
-    let leave = move || -> std::io::Result<()> {
+/// Enters a new namespace on a thread that ends there, and does something in it.
+fn inside(flag: UnshareFlags, work: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Result<(), Error> {
+    let leave = move || {
         #[expect(unsafe_code, reason = "unshare of the descriptor table would be unsound; of a namespace it is not")]
         // SAFETY: the flag is a namespace, the descriptor table stays shared, and the thread ends right after.
-        unsafe { rustix::thread::unshare_unsafe(flag) }?;
-        Ok(())
+        unsafe { rustix::thread::unshare_unsafe(flag) }.map_err(|errno| failed("make a namespace", errno.into()))?;
+        work()
     };
-    let thread = std::thread::Builder::new().name("probe".to_owned()).spawn(leave)?;
+    let thread = std::thread::Builder::new().name("probe".to_owned()).spawn(leave);
+    let thread = thread.map_err(|source| failed("start a thread", source))?;
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn failed(doing: &str, source: std::io::Error) -> Error {
+    Error::Process { doing: doing.to_owned(), source }
 }
 
 /// Pods run without it, but nothing then bounds what they take of the machine.
@@ -137,22 +159,87 @@ fn groups() -> Probe {
     let lacks: Vec<String> = made.lacks.into_iter().chain(removed).collect();
     let trouble =
         (!lacks.is_empty()).then(|| Trouble { answer: format!("of a pod is not bounded {}", lacks.join("; ")), fix });
-    Probe { what, trouble }
+    Probe { is_limit: Ids::here().is_one_user(), ..Probe::told(what, trouble) }
 }
 
-fn file_systems() -> Vec<Probe> {
-    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    let has = |name: &str| known.lines().any(|line| line.split_whitespace().last() == Some(name));
-    let wanted = [
-        ("file system tmpfs", "tmpfs", "needs a kernel with CONFIG_TMPFS"),
-        ("file system overlay", "overlay", "`modprobe overlay`, or a kernel with CONFIG_OVERLAY_FS"),
-        ("file system proc", "proc", "needs a kernel with CONFIG_PROC_FS"),
-    ];
-    let probe = |(what, name, fix): (&'static str, &str, &'static str)| {
-        let trouble = (!has(name)).then(|| Trouble { answer: "/proc/filesystems does not list it".to_owned(), fix });
-        Probe { what, trouble }
+/// What a mesh without root has not.
+fn limits() -> Vec<Probe> {
+    let limit = |what, answer: &str, fix| Probe {
+        is_limit: true,
+        ..Probe::told(what, Some(Trouble { answer: answer.to_owned(), fix }))
     };
-    wanted.into_iter().map(probe).collect()
+    let mut limits = Vec::new();
+    if Ids::here().is_one_user() {
+        limits.push(limit(
+            "users of pods",
+            "there is one, user 0 of group 0, who is you outside; a pod or an image that asks for another is refused, and all \
+             files of an image are that user's",
+            "start the mesh as root, with sudo",
+        ));
+    }
+    if !userns::owns_network() {
+        limits.push(limit(
+            "the machine's way to pods and services",
+            "without root none can be laid; pods reach each other and services, the machine reaches neither",
+            "`kubectl port-forward` and `kubectl exec`, or start the mesh as root, with sudo",
+        ));
+    }
+    limits
+}
+
+/// What containers are built of, each tried in a namespace that goes with it.
+fn file_systems() -> Vec<Probe> {
+    vec![
+        Probe::of("file system tmpfs", "needs a kernel with CONFIG_TMPFS", inside(UnshareFlags::NEWNS, memory)),
+        Probe::of(
+            "file system overlay",
+            "`modprobe overlay`, or a kernel with CONFIG_OVERLAY_FS; without root Linux 5.11 or newer",
+            inside(UnshareFlags::NEWNS, layers),
+        ),
+        Probe::of(
+            "file system proc",
+            "needs CONFIG_PROC_FS; without root also a /proc with nothing mounted over parts of it, as container engines do",
+            inside(UnshareFlags::NEWPID, table_of_processes),
+        ),
+    ]
+}
+
+/// Where trials are mounted, in a mount namespace of their own.
+const TRIALS: &str = "/tmp";
+
+fn memory() -> Result<(), Error> {
+    mount::make_private()?;
+    mount::tmpfs(Path::new(TRIALS), c"size=64k", Access::ReadWrite)
+}
+
+fn layers() -> Result<(), Error> {
+    memory()?;
+    let [root, upper, work, layer] = ["root", "upper", "work", "layer"].map(|name| Path::new(TRIALS).join(name));
+    for path in [&root, &upper, &work, &layer] {
+        fs::create_dir(path).map_err(|source| Error::File { doing: "make", path: path.clone(), source })?;
+    }
+    let layer = crate::files::open(&layer, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    mount::overlay(&root, &[layer], &upper, &work)
+}
+
+/// In a new pid namespace are the children of whoever has made it.
+fn table_of_processes() -> Result<(), Error> {
+    let mut child = std::process::Command::new("/proc/self/exe");
+    let table = || match mount::process_table_raw() {
+        Ok(_table) => Err(std::io::Error::from(Errno::CANCELED)),
+        Err(errno) => Err(errno.into()),
+    };
+    #[expect(unsafe_code, reason = "code between fork and exec")]
+    // SAFETY: bare system calls, nothing that allocates or locks.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(&mut child, table);
+    }
+    // It never becomes a program.
+    match child.spawn() {
+        Err(error) if error.raw_os_error() == Some(Errno::CANCELED.raw_os_error()) => Ok(()),
+        Err(error) => Err(failed("make a process table", error)),
+        Ok(mut child) => child.wait().map(drop).map_err(|source| failed("make a process table", source)),
+    }
 }
 
 /// Everything that is tried inside a network namespace; nothing if there is none.
@@ -251,9 +338,9 @@ fn sockets() -> Result<(), Error> {
 fn socket_destroy() -> Probe {
     let what = "ending of connections (sock_diag destroy)";
     let fix = "needs a kernel with CONFIG_INET_DIAG_DESTROY, and CAP_NET_ADMIN";
-    let trouble = |answer: String| Probe { what, trouble: Some(Trouble { answer, fix }) };
+    let trouble = |answer: String| Probe::told(what, Some(Trouble { answer, fix }));
     match destroyed() {
-        Ok(true) => Probe { what, trouble: None },
+        Ok(true) => Probe::told(what, None),
         Ok(false) => trouble("the connection was still open".to_owned()),
         Err(error) => trouble(with_causes(&error)),
     }

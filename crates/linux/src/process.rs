@@ -12,6 +12,7 @@ use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags};
 
 use crate::Error;
 use crate::pidfd::PidFd;
+use crate::userns::Ids;
 
 pub use rustix::thread::ThreadNameSpaceType as Namespaces;
 
@@ -58,10 +59,7 @@ pub fn hide() -> Result<(), Error> {
 /// Marks every descriptor beyond the three standard ones to be closed when a program is run: what the starter of the
 /// mesh had open must not reach a pod.
 pub fn seal_descriptors() -> Result<(), Error> {
-    let listed = std::fs::read_dir("/proc/self/fd").map_err(failed_io("list open descriptors"))?;
-    let numbers: Vec<RawFd> =
-        listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|&fd| fd > 2).collect();
-    for number in numbers {
+    for number in open_descriptors()? {
         match set_inherited(number, false) {
             // The one that the list itself was read through.
             Err(rustix::io::Errno::BADF) | Ok(()) => {}
@@ -69,6 +67,25 @@ pub fn seal_descriptors() -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Closes every descriptor beyond the three standard ones: for a program that lasts longer than who started it, and that has
+/// opened nothing itself yet.
+pub fn close_descriptors() -> Result<(), Error> {
+    for number in open_descriptors()? {
+        match adopt(number) {
+            Ok(descriptor) => drop(descriptor),
+            // The one that the list itself was read through.
+            Err(error) if error.errno() == Some(rustix::io::Errno::BADF.raw_os_error()) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn open_descriptors() -> Result<Vec<RawFd>, Error> {
+    let listed = std::fs::read_dir("/proc/self/fd").map_err(failed_io("list open descriptors"))?;
+    Ok(listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|&fd| fd > 2).collect())
 }
 
 /// Lets the next program have this descriptor.
@@ -115,12 +132,18 @@ fn set_child_signal(disposition: libc::sighandler_t) -> Result<(), Error> {
     Ok(())
 }
 
-/// Bounds what a container's processes can hold.
-pub fn limit() -> Result<(), Error> {
+/// Processes of all pods of a mesh without root together, for which there is no other bound: 500 pods have four each, and as
+/// many small programs as this leave a machine usable.
+const PROCESSES_OF_ONE_USER: u64 = 8192;
+
+/// Bounds what a container's processes can hold. `ids` are those that the caller can name.
+pub fn limit(ids: &Ids) -> Result<(), Error> {
     // Enough for servers with tens of thousands of connections; what containers usually get is higher and makes some
     // programs slow, because they close every possible descriptor.
     let descriptors = 65_536;
-    for (resource, most) in [(Resource::Nofile, descriptors), (Resource::Core, 0)] {
+    // The kernel counts processes of a user in its namespace; user 0 of the machine it does not bind.
+    let processes = ids.is_one_user().then_some((Resource::Nproc, PROCESSES_OF_ONE_USER));
+    for (resource, most) in [(Resource::Nofile, descriptors), (Resource::Core, 0)].into_iter().chain(processes) {
         // What the starter itself may not exceed needs a right to raise: leave it.
         let most = rustix::process::getrlimit(resource).maximum.map_or(most, |allowed| allowed.min(most));
         rustix::process::setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
@@ -130,15 +153,30 @@ pub fn limit() -> Result<(), Error> {
 }
 
 /// Becomes a user with a group and nothing else; the caller has one thread. Gives up all capabilities unless it is
-/// user 0.
-pub fn become_user(user: u32, group: u32, more_groups: &[u32]) -> Result<(), Error> {
+/// user 0. `ids` are those that the caller can name.
+pub fn become_user(ids: &Ids, user: u32, group: u32, more_groups: &[u32]) -> Result<(), Error> {
+    let has_all = ids.has_user(user)
+        && ids.has_group(group)
+        && more_groups.iter().all(|further| *further == group || ids.has_further_group(*further));
+    if !has_all {
+        let doing = format!("run as user {user}, group {group}, further groups {more_groups:?}");
+        return Err(Error::Process { doing, source: io::Error::other(ONE_USER) });
+    }
     let group = Gid::from_raw(group);
     let more: Vec<Gid> = more_groups.iter().copied().map(Gid::from_raw).collect();
     let user = Uid::from_raw(user);
-    rustix::thread::set_thread_groups(&more).map_err(failed("set the groups of a container"))?;
+    // In a user namespace that a user without root has made nobody can leave a group: those of that user stay, and of the
+    // machine's files a container sees none that they open.
+    if ids.sets_groups() {
+        rustix::thread::set_thread_groups(&more).map_err(failed("set the groups of a container"))?;
+    }
     rustix::thread::set_thread_res_gid(group, group, group).map_err(failed("set the group of a container"))?;
     rustix::thread::set_thread_res_uid(user, user, user).map_err(failed("set the user of a container"))
 }
+
+/// Why there are no other users.
+const ONE_USER: &str = "the mesh was started without root and has one user, who is user 0, group 0 in its pods; \
+                        run as that one, or start the mesh as root";
 
 /// Starts a session, so that signals of the starter's terminal do not reach this process.
 pub fn leave_session() -> Result<(), Error> {

@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, T
 use rustix::io::Errno;
 
 use crate::Error;
+use crate::userns::{self, Ids};
 
 /// What is known of a file besides its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,8 +51,10 @@ const ON_THE_WAY: u32 = 0o755;
 /// How overlayfs marks a name that hides what lies below: a character device 0:0.
 const HIDDEN: rustix::fs::Dev = 0;
 
-/// How overlayfs marks a directory that hides all that lies below.
+/// How overlayfs marks a directory that hides all that lies below: where root of the machine mounts it, and where user 0 of
+/// a user namespace does.
 const OPAQUE: &CStr = c"trusted.overlay.opaque";
+const OPAQUE_OF_USERS: &CStr = c"user.overlay.opaque";
 
 /// A directory, and all that is made below it.
 #[derive(Debug)]
@@ -60,16 +63,37 @@ pub struct Within {
     path: PathBuf,
     /// The directory that was used last: entries of one directory mostly follow each other.
     last: Option<(PathBuf, OwnedFd)>,
+    ids: Ids,
+    opaque: &'static CStr,
+    foreign: u64,
 }
 
 impl Within {
     /// A directory that nobody else changes. `path` is its name for messages.
     pub fn of(root: OwnedFd, path: &Path) -> Self {
-        Self { root, path: path.to_owned(), last: None }
+        let opaque = if userns::is_initial() { OPAQUE } else { OPAQUE_OF_USERS };
+        Self { root, path: path.to_owned(), last: None, ids: Ids::here(), opaque, foreign: 0 }
+    }
+
+    /// How many files were to belong to users and groups that there are not here, and belong to user 0 and group 0 instead.
+    pub const fn foreign(&self) -> u64 {
+        self.foreign
+    }
+
+    /// What is known of a file, with an owner that there is.
+    fn owned(&mut self, facts: &Facts) -> Facts {
+        let (user, group) = (self.ids.has_user(facts.uid), self.ids.has_group(facts.gid));
+        self.foreign += u64::from(!user || !group);
+        let own = |has: bool, id: u32| if has { id } else { 0 };
+        // Rights that come with an owner are not given to another's file.
+        let lost = [(user, Mode::SUID), (group, Mode::SGID)].into_iter().filter(|(has, _)| !has);
+        let mode = lost.fold(facts.mode, |mode, (_, bit)| mode & !bit.as_raw_mode());
+        Facts { uid: own(user, facts.uid), gid: own(group, facts.gid), mode, ..facts.clone() }
     }
 
     /// Makes a directory, or sets what is known of one that is there.
     pub fn make_directory(&mut self, name: &Path, facts: &Facts) -> Result<(), Error> {
+        let facts = &self.owned(facts);
         let Some((parent, last)) = split(name) else {
             return set(&self.root, facts).map_err(self.failed("set up", name));
         };
@@ -94,7 +118,7 @@ impl Within {
             let folder = rustix::fs::openat(&parent, last, flags, Mode::empty())?;
             if was_hidden {
                 // What it takes the place of below stays hidden.
-                rustix::fs::fsetxattr(&folder, OPAQUE, b"y", XattrFlags::empty())?;
+                rustix::fs::fsetxattr(&folder, self.opaque, b"y", XattrFlags::empty())?;
             }
             set(&folder, facts)
         };
@@ -105,6 +129,7 @@ impl Within {
 
     /// Makes a file with this content.
     pub fn make_file(&mut self, name: &Path, facts: &Facts, content: &mut dyn Read) -> Result<u64, CopyError> {
+        let facts = &self.owned(facts);
         let (parent, last) = self.vacate(name)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&parent, last, flags, Mode::RUSR | Mode::WUSR);
@@ -129,6 +154,7 @@ impl Within {
 
     /// Makes a symbolic link; where it leads matters to nobody here.
     pub fn make_link(&mut self, name: &Path, facts: &Facts, target: &OsStr) -> Result<(), Error> {
+        let facts = &self.owned(facts);
         let (parent, last) = self.vacate(name)?;
         let make = || -> rustix::io::Result<()> {
             rustix::fs::symlinkat(target, &parent, last)?;
@@ -140,6 +166,7 @@ impl Within {
 
     /// Makes a named pipe.
     pub fn make_pipe(&mut self, name: &Path, facts: &Facts) -> Result<(), Error> {
+        let facts = &self.owned(facts);
         let (parent, last) = self.vacate(name)?;
         let make = || -> rustix::io::Result<()> {
             rustix::fs::mkfifoat(&parent, last, Mode::RUSR | Mode::WUSR)?;
@@ -192,7 +219,7 @@ impl Within {
     /// Hides all that a directory has below; what was made in it here stays.
     pub fn hide_all_below(&mut self, name: &Path) -> Result<(), Error> {
         let folder = self.parent(name).map_err(self.failed("make the directories up to", name))?;
-        rustix::fs::fsetxattr(&folder, OPAQUE, b"y", XattrFlags::empty())
+        rustix::fs::fsetxattr(&folder, self.opaque, b"y", XattrFlags::empty())
             .map_err(self.failed("hide what is below", name))
     }
 
@@ -220,7 +247,7 @@ impl Within {
         let folder = self.open(name)?;
         if was_hidden {
             // What it takes the place of below stays hidden.
-            rustix::fs::fsetxattr(&folder, OPAQUE, b"y", XattrFlags::empty())?;
+            rustix::fs::fsetxattr(&folder, self.opaque, b"y", XattrFlags::empty())?;
         }
         Ok(folder)
     }

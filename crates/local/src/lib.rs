@@ -15,7 +15,7 @@ pub mod runtime;
 pub mod vip;
 
 pub use error::Error;
-pub use node::{MeshId, Node, NodeSettings, PodLink};
+pub use node::{Host, MeshId, Node, NodeSettings, PodLink};
 
 /// Runs this process as what it was started for, if that is a part of a pod (by its first argument) or an applet (by
 /// its name). The first thing in `main`: these processes must start fast, with one thread and nothing open.

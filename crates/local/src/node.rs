@@ -79,6 +79,19 @@ pub struct NodeSettings {
     pub run_dir: PathBuf,
     /// The address ranges; none: those of the living node, else free ones.
     pub ranges: Option<Ranges>,
+    /// Where the node's link to the host leads.
+    pub host: Host,
+}
+
+/// Where the node's link to the host leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Host {
+    /// Into the network namespace of the caller, which may change it.
+    #[default]
+    Joined,
+    /// Into a namespace of its own, which stands there for that of the host: the caller may not change the host's, so that
+    /// nothing of the host's reaches pods.
+    Apart,
 }
 
 /// Where the handles of all meshes of this machine are.
@@ -87,7 +100,7 @@ const RUN_ROOT: &str = "/run/tidegate";
 impl NodeSettings {
     /// The settings of a mesh with its usual run directory and ranges.
     pub fn of(id: MeshId) -> Self {
-        Self { id, run_dir: Path::new(RUN_ROOT).join(id.to_string()), ranges: None }
+        Self { id, run_dir: Path::new(RUN_ROOT).join(id.to_string()), ranges: None, host: Host::default() }
     }
 }
 

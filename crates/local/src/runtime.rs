@@ -44,6 +44,9 @@ const SHIM: &str = "pod-shim";
 const INIT: &str = "pod-init";
 const ENTER: &str = "pod-enter";
 
+/// Those that are in the namespaces of the mesh and last as long as a pod or a container.
+pub const LASTING: [&str; 2] = [SANDBOX, SHIM];
+
 /// Records of a pod: what it was started for, its parent and its first process.
 const RECORD_POD: &str = "pod.json";
 const RECORD_PARENT: &str = "parent.json";

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use linux::netns::NetNs;
 use linux::route::{Router, VethEnd};
 use local::node::{Net4, Ranges};
-use local::{Error, MeshId, Node, NodeSettings, PodLink};
+use local::{Error, Host, MeshId, Node, NodeSettings, PodLink};
 
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -26,7 +26,7 @@ impl Mesh {
     fn new(id: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let id: MeshId = id.parse().unwrap();
-        let settings = NodeSettings { id, run_dir: dir.path().join("run"), ranges: None };
+        let settings = NodeSettings { id, run_dir: dir.path().join("run"), ranges: None, host: Host::default() };
         Self { node: Some(Node::up(&settings).unwrap()), settings, _dir: dir }
     }
 
@@ -193,7 +193,12 @@ fn everything_made_is_removed_and_nothing_else() {
 #[test]
 fn a_link_of_the_same_name_that_is_not_ours_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let settings = NodeSettings { id: "e0000006".parse().unwrap(), run_dir: dir.path().join("run"), ranges: None };
+    let settings = NodeSettings {
+        id: "e0000006".parse().unwrap(),
+        run_dir: dir.path().join("run"),
+        ranges: None,
+        host: Host::default(),
+    };
     let other = NetNs::create().unwrap();
     let mut host = Router::open().unwrap();
     let end = |name| VethEnd { name, index: None, mac: [2, 0, 0, 0, 0, 9] };
@@ -257,7 +262,7 @@ fn a_pool_of_two_under_churn_gives_each_address_to_one_pod_at_a_time() {
     let id: MeshId = "e0000009".parse().unwrap();
     let mut ranges = Ranges::choose(id, &[]).unwrap();
     ranges.pods_v4 = Net4 { prefix: 30, ..ranges.pods_v4 };
-    let settings = NodeSettings { id, run_dir: dir.path().join("run"), ranges: Some(ranges) };
+    let settings = NodeSettings { id, run_dir: dir.path().join("run"), ranges: Some(ranges), host: Host::default() };
     let node = Some(Node::up(&settings).unwrap());
     let mesh = Mesh { node, settings, _dir: dir };
     let server = mesh.node().pod_link("server").unwrap();

@@ -13,7 +13,7 @@ use hickory_proto::rr::{Name, RecordType};
 use linux::netns::NetNs;
 use local::dns::{Dns, Zone, resolv_conf};
 use local::vip::Vips;
-use local::{Node, NodeSettings, PodLink};
+use local::{Host, Node, NodeSettings, PodLink};
 use serde_json::{Value, json};
 
 const WAIT: Duration = Duration::from_secs(5);
@@ -27,7 +27,12 @@ struct Mesh {
 impl Mesh {
     fn new(id: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let settings = NodeSettings { id: id.parse().unwrap(), run_dir: dir.path().join("run"), ranges: None };
+        let settings = NodeSettings {
+            id: id.parse().unwrap(),
+            run_dir: dir.path().join("run"),
+            ranges: None,
+            host: Host::default(),
+        };
         Self { node: Some(Arc::new(Node::up(&settings).unwrap())), settings, _dir: dir }
     }
 

@@ -70,6 +70,8 @@ pub(super) struct Unpacked {
     pub(super) bytes: u64,
     /// Devices that were left out.
     pub(super) devices: u64,
+    /// Files of users that there are not here: they are user 0's.
+    pub(super) foreign: u64,
 }
 
 impl Budget {
@@ -146,7 +148,7 @@ pub(super) fn unpack(
     let (_, content) = plain(packed).map_err(broken)?;
     let mut content = Measured::new(content, BYTES_MAX * 2, "a layer unpacks to more than a whole image may");
     let mut archive = Archive::new(&mut content);
-    let mut unpacked = Unpacked { diff_id: diff_id.clone(), bytes: 0, devices: 0 };
+    let mut unpacked = Unpacked { diff_id: diff_id.clone(), bytes: 0, devices: 0, foreign: 0 };
     while let Some(entry) = archive.next().map_err(broken)? {
         budget.entry()?;
         put(&entry, &mut archive, &mut into, budget, &mut unpacked)
@@ -154,6 +156,7 @@ pub(super) fn unpack(
     }
     // What comes after the end of the archive belongs to the content by its digest.
     content.drain().map_err(broken)?;
+    unpacked.foreign = into.foreign();
     let (_, found) = content.total();
     if found == *diff_id { Ok(unpacked) } else { Err(mismatch("a layer", diff_id, &found)) }
 }

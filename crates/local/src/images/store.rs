@@ -206,7 +206,7 @@ impl Writer {
         let shown = found.names.first().map_or_else(|| "an image without a name".to_owned(), ToString::to_string);
         let refused = |why: String| Error::Image { what: shown.clone(), why };
         let config = manifest::config(&found.config, found.layers.len()).map_err(refused)?;
-        let mut added = Added { images: Vec::new(), fresh: 0, devices: 0 };
+        let mut added = Added { images: Vec::new(), fresh: 0, devices: 0, foreign: 0 };
         let mut fresh = Vec::new();
         for (part, diff_id) in found.layers.iter().zip(&config.rootfs.diff_ids) {
             if layer_folder(&self.store.layer(diff_id))?.is_some() || fresh.iter().any(|(other, _)| *other == diff_id) {
@@ -216,6 +216,7 @@ impl Writer {
             let unpacked = self.unpack(part, diff_id, &path, budget, &open);
             let unpacked = unpacked.map_err(|why| Error::Image { what: shown.clone(), why })?;
             added.devices += unpacked.devices;
+            added.foreign += unpacked.foreign;
             let size = unpacked.bytes.to_string();
             write_whole(&self.staging(), &path.with_extension("bytes"), size.as_bytes())?;
             fresh.push((diff_id, path));
@@ -340,6 +341,8 @@ pub struct Added {
     pub fresh: usize,
     /// Devices that were left out of these.
     pub devices: u64,
+    /// Files of these that belong to users who are not there without root, and are user 0's.
+    pub foreign: u64,
 }
 
 /// Keeps a layer from being removed for as long as the handle is held, which is the layer's directory.

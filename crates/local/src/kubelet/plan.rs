@@ -4,6 +4,7 @@ use std::path::Path;
 
 use api::Object;
 use linux::cgroup::Bounds;
+use linux::userns::Ids;
 use serde_json::Value;
 
 use super::volumes::{SCRATCH_DEFAULT_BYTES, Source, Volumes};
@@ -22,8 +23,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) data_dir: &'a Path,
 }
 
-/// Why a pod is refused as a whole, if it is.
-pub(super) fn refusal(pod: &Object, is_virtual: impl Fn(&str) -> bool) -> Option<String> {
+/// Why a pod is refused as a whole, if it is. `ids` are the users and groups that its processes can have.
+pub(super) fn refusal(pod: &Object, ids: &Ids, is_virtual: impl Fn(&str) -> bool) -> Option<String> {
     for (field, what) in
         [("hostNetwork", "the host's network"), ("hostPID", "the host's processes"), ("hostIPC", "the host's IPC")]
     {
@@ -40,6 +41,9 @@ pub(super) fn refusal(pod: &Object, is_virtual: impl Fn(&str) -> bool) -> Option
         if is_virtual(name) {
             continue;
         }
+        if let Some(why) = user_refusal(pod, container, ids) {
+            return Some(format!("container {name}: {why}"));
+        }
         let context = container.get("securityContext").unwrap_or(&Value::Null);
         if context.get("privileged") == Some(&Value::Bool(true)) {
             return Some(format!("container {name}: securityContext.privileged is refused on a local mesh; remove it"));
@@ -54,6 +58,25 @@ pub(super) fn refusal(pod: &Object, is_virtual: impl Fn(&str) -> bool) -> Option
         }
     }
     pod.items_at("/spec/volumes").iter().find_map(super::volumes::refusal)
+}
+
+/// Why a container cannot run as whom its pod says, if it cannot: it is not run as anybody else instead.
+fn user_refusal(pod: &Object, container: &Value, ids: &Ids) -> Option<String> {
+    let number = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
+    let one = |name: &str| context(pod, container, name).and_then(number);
+    let own = pod.at("/spec/securityContext");
+    let further = own.get("supplementalGroups").and_then(Value::as_array).into_iter().flatten().filter_map(number);
+    let volumes = own.get("fsGroup").and_then(number);
+    let users = one("runAsUser").filter(|user| !ids.has_user(*user)).map(|user| ("runAsUser", user));
+    let groups = one("runAsGroup").filter(|group| !ids.has_group(*group)).map(|group| ("runAsGroup", group));
+    let further =
+        volumes.map(|group| ("fsGroup", group)).into_iter().chain(further.map(|it| ("supplementalGroups", it)));
+    let (field, id) =
+        users.or(groups).or_else(|| further.into_iter().find(|(_, it)| *it != 0 && !ids.has_further_group(*it)))?;
+    Some(format!(
+        "securityContext.{field} {id}: this mesh was started without root, so that its pods have one user, 0, and one \
+         group, 0; remove the field, or start the mesh as root"
+    ))
 }
 
 fn plain_capability(name: &str) -> &str {
@@ -311,8 +334,36 @@ pub(super) fn alternatives() -> Vec<Link> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MEMORY_DEFAULT_BYTES, WORD_BYTES_MAX, bounds, expanded};
+    use super::{Ids, MEMORY_DEFAULT_BYTES, WORD_BYTES_MAX, bounds, expanded, refusal};
     use serde_json::json;
+
+    #[test]
+    fn without_root_only_the_one_user_and_group_that_there_are_can_be_asked_for() {
+        let without_root = Ids::of("0 1000 1", "0 1000 1", "deny");
+        for (pod, container, refused) in [
+            (json!({}), json!({}), None),
+            (json!({ "runAsUser": 0, "runAsGroup": 0, "fsGroup": 0, "supplementalGroups": [0] }), json!({}), None),
+            (json!({ "runAsUser": 1000 }), json!({ "runAsUser": 0 }), None),
+            (json!({}), json!({ "runAsUser": 1000 }), Some("container c: securityContext.runAsUser 1000")),
+            (json!({ "runAsUser": 65534 }), json!({}), Some("runAsUser 65534")),
+            (json!({ "runAsGroup": 3 }), json!({ "runAsUser": 0 }), Some("runAsGroup 3")),
+            (json!({ "fsGroup": 2000 }), json!({}), Some("fsGroup 2000")),
+            (json!({ "supplementalGroups": [0, 4] }), json!({}), Some("supplementalGroups 4")),
+        ] {
+            let containers = json!([
+                { "name": "c", "securityContext": container },
+                { "name": "istio-proxy", "securityContext": { "runAsUser": 1337 } },
+            ]);
+            let mut object = api::Object::named("v1", "Pod", Some("foo"), "p");
+            object.set("/spec", json!({ "containers": containers, "securityContext": pod }));
+            let said = |ids: &Ids| refusal(&object, ids, |name| name == "istio-proxy");
+            match refused {
+                None => assert_eq!(said(&without_root), None, "{pod} {container}"),
+                Some(words) => assert!(said(&without_root).is_some_and(|why| why.contains(words)), "{pod} {container}"),
+            }
+            assert_eq!(said(&Ids::here()), None, "as root: {pod} {container}");
+        }
+    }
 
     #[test]
     fn the_bounds_of_a_pod_are_the_limits_of_what_runs_in_it() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use api::{Object, Write};
 use jiff::Timestamp;
 use linux::error::with_causes;
+use linux::userns::Ids;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -214,7 +215,7 @@ async fn live(
 /// Says that the pod is to run here, or why it is refused.
 async fn admit(inner: &Inner, pod: &Object) -> Result<(), String> {
     let is_virtual = |name: &str| (inner.hooks.is_virtual)(pod.value(), name);
-    if let Some(why) = plan::refusal(pod, is_virtual) {
+    if let Some(why) = plan::refusal(pod, &Ids::here(), is_virtual) {
         tell(inner, pod, "Warning", "Refused", &why).await;
         return Err(why);
     }

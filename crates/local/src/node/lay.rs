@@ -9,7 +9,7 @@ use linux::route::{Link, Mac, Route, Router, Target, VethEnd};
 use linux::sysctl;
 use serde::{Deserialize, Serialize};
 
-use super::{MeshId, Net4, NodeSettings, Ranges, pods};
+use super::{Host, MeshId, Net4, NodeSettings, Ranges, pods};
 use crate::Error;
 use crate::error::doing;
 
@@ -42,6 +42,11 @@ fn facts(settings: &NodeSettings) -> PathBuf {
     settings.run_dir.join("node.json")
 }
 
+/// Where the outer end of the node's link is, if not where the caller is.
+fn outside_pin(settings: &NodeSettings) -> PathBuf {
+    settings.run_dir.join("outside")
+}
+
 /// What is in force of VIPs, as they are changed by deltas.
 pub(super) fn vips_file(settings: &NodeSettings) -> PathBuf {
     settings.run_dir.join("vips.json")
@@ -67,14 +72,19 @@ pub(super) fn adopt(settings: &NodeSettings) -> Option<Laid> {
     }
     let netns = NetNs::open(&pin(settings)).ok()?;
     let inside = Router::open_in(&netns).ok()?.link(HOST_END).ok()??;
-    let outside = Router::open().ok()?.link(&host_link_name(settings.id)).ok()??;
+    let outside = outside(settings).ok()?;
+    let outside = Router::open_in(&outside).ok()?.link(&host_link_name(settings.id)).ok()??;
     let joined = inside.up && outside.up && inside.peer == Some(outside.index) && outside.peer == Some(inside.index);
     joined.then_some(Laid { netns, ranges, host_link: inside.index })
 }
 
 /// Makes a node where none is. What is made before the pin dies with this process.
 pub(super) fn lay(settings: &NodeSettings) -> Result<Laid, Error> {
-    let mut host = doing("reach the host's routes", Router::open())?;
+    let outside = match settings.host {
+        Host::Joined => doing("reach the host's namespace", NetNs::current())?,
+        Host::Apart => doing("make a namespace in the place of the host's", NetNs::create())?,
+    };
+    let mut host = doing("reach the host's routes", Router::open_in(&outside))?;
     let ranges = match settings.ranges {
         Some(ranges) => ranges,
         None => free_ranges(settings, &mut host)?,
@@ -82,13 +92,24 @@ pub(super) fn lay(settings: &NodeSettings) -> Result<Laid, Error> {
     let netns = doing("make the node namespace", NetNs::create())?;
     doing("set up the node namespace", settle_inside(&netns))?;
     let mut inside = doing("reach the routes of the node namespace", Router::open_in(&netns))?;
-    let host_link = doing("join the node namespace to the host", join(settings, &ranges, &mut inside, &mut host))?;
+    let host_link = doing("join the node namespace to the host", join(settings, &ranges, &mut inside, &outside))?;
     doing("install the rules of the node namespace", super::rules::install(&netns, host_link, &ranges))?;
     create_dir(&settings.run_dir)?;
     create_dir(&pods::dir(&settings.run_dir))?;
     write_facts(settings, &ranges)?;
+    if settings.host == Host::Apart {
+        doing("keep the namespace in the place of the host's", outside.pin(&outside_pin(settings)))?;
+    }
     doing("keep the node namespace", netns.pin(&pin(settings)))?;
     Ok(Laid { netns, ranges, host_link })
+}
+
+/// Where the outer end of the link of a living node is.
+fn outside(settings: &NodeSettings) -> Result<NetNs, linux::Error> {
+    match settings.host {
+        Host::Joined => NetNs::current(),
+        Host::Apart => NetNs::open(&outside_pin(settings)),
+    }
 }
 
 fn free_ranges(settings: &NodeSettings, host: &mut Router) -> Result<Ranges, Error> {
@@ -149,19 +170,25 @@ fn settle_inside(netns: &NetNs) -> Result<(), linux::Error> {
 }
 
 /// Makes the link between host and node, with addresses and routes on both ends; returns the node end's index.
-fn join(settings: &NodeSettings, ranges: &Ranges, inside: &mut Router, host: &mut Router) -> Result<u32, linux::Error> {
+fn join(settings: &NodeSettings, ranges: &Ranges, inside: &mut Router, outside: &NetNs) -> Result<u32, linux::Error> {
     let name = host_link_name(settings.id);
     let mac = mac(settings.id);
+    let host = &mut Router::open_in(outside)?;
     // Born inside, its peer in the host's namespace: so it dies with the namespace if we do.
-    let home = NetNs::current()?;
-    inside.add_veth(VethEnd { name: HOST_END, index: None, mac }, VethEnd { name: &name, index: None, mac }, &home)?;
+    inside.add_veth(
+        VethEnd { name: HOST_END, index: None, mac },
+        VethEnd { name: &name, index: None, mac },
+        outside,
+    )?;
     let (Some(node_end), Some(host_end)) = (inside.link(HOST_END)?, host.link(&name)?) else {
         return Err(gone(&name));
     };
-    for setting in ["addr_gen_mode", "accept_ra", "autoconf", "disable_ipv6"] {
-        let value = if setting == "addr_gen_mode" { "1" } else { "0" };
-        sysctl::write(&format!("net/ipv6/conf/{name}/{setting}"), value)?;
-    }
+    outside.run(|| {
+        ["addr_gen_mode", "accept_ra", "autoconf", "disable_ipv6"].iter().try_for_each(|setting| {
+            let value = if *setting == "addr_gen_mode" { "1" } else { "0" };
+            sysctl::write(&format!("net/ipv6/conf/{name}/{setting}"), value)
+        })
+    })??;
     let Link { index: node_end, .. } = node_end;
     let Link { index: host_end, .. } = host_end;
     inside.set_up(node_end)?;
@@ -249,20 +276,14 @@ fn write_facts(settings: &NodeSettings, ranges: &Ranges) -> Result<(), Error> {
 /// Takes everything away, in an order that leaves nothing unnamed when it is cut short: the link first, so that no
 /// traffic is left; pins last, as they are how the rest is found.
 pub(super) fn remove(settings: &NodeSettings) -> Result<(), Error> {
-    let name = host_link_name(settings.id);
-    let mut host = doing("reach the host's routes", Router::open())?;
-    if let Some(link) = doing("look for the host's link", host.link(&name))?
-        && link.kind == "veth"
-        && link.mac == mac(settings.id)
-    {
-        doing(format!("remove the link `{name}`"), host.delete_link(link.index))?;
-    }
+    remove_host_link(settings)?;
     if let Ok(netns) = NetNs::open(&pin(settings)) {
         // Whoever else holds the namespace keeps an empty one.
         doing("remove the links of pods", pods::remove_links(&netns))?;
     }
     pods::remove_all(&settings.run_dir)?;
     doing("remove the pin of the node namespace", unpin(&pin(settings)))?;
+    doing("remove the pin of the namespace in the place of the host's", unpin(&outside_pin(settings)))?;
     for file in [facts(settings), vips_file(settings)] {
         absent_is_fine("remove", &file, std::fs::remove_file(&file))?;
     }
@@ -272,9 +293,27 @@ pub(super) fn remove(settings: &NodeSettings) -> Result<(), Error> {
     above.map_or(Ok(()), remove_if_empty)
 }
 
+fn remove_host_link(settings: &NodeSettings) -> Result<(), Error> {
+    let outside = match outside(settings) {
+        // Gone, and the link with it.
+        Err(_) if settings.host == Host::Apart => return Ok(()),
+        found => doing("reach the host's namespace", found)?,
+    };
+    let name = host_link_name(settings.id);
+    let mut host = doing("reach the host's routes", Router::open_in(&outside))?;
+    if let Some(link) = doing("look for the host's link", host.link(&name))?
+        && link.kind == "veth"
+        && link.mac == mac(settings.id)
+    {
+        doing(format!("remove the link `{name}`"), host.delete_link(link.index))?;
+    }
+    Ok(())
+}
+
 fn remove_if_empty(dir: &Path) -> Result<(), Error> {
     match std::fs::remove_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        // Not empty, or memory that goes with the namespace it is mounted in.
+        Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy) => Ok(()),
         outcome => absent_is_fine("remove the directory", dir, outcome),
     }
 }

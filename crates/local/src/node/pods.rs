@@ -26,11 +26,12 @@ const POD_END: &str = "eth0";
 const POD_SYSCTLS: &[(&str, &str)] = &[
     // Any port without a capability, as container engines do.
     ("net/ipv4/ip_unprivileged_port_start", "0"),
-    // `ping` without NET_RAW.
-    ("net/ipv4/ping_group_range", "0 2147483647"),
     // With cookies, a SYN accepted under an old table leaves no socket to destroy.
     ("net/ipv4/tcp_syncookies", "0"),
 ];
+
+/// `ping` without the capability for it, for every group that there is.
+const PING_GROUPS: &str = "net/ipv4/ping_group_range";
 
 /// Destroying an MPTCP subflow resets nothing, so there is no MPTCP; kernels without it have no such setting.
 const NO_MPTCP: &str = "net/mptcp/enabled";
@@ -221,7 +222,10 @@ fn make(node: &Site<'_>, router: &mut Router, uid: &str, number: u32) -> Result<
 /// Makes the pair and gives both ends what they need; the node's end comes up last.
 fn wire(node: &Site<'_>, router: &mut Router, link: &PodLink) -> Result<(), linux::Error> {
     settle(&link.netns, &[QUIET_SYSCTLS, POD_SYSCTLS])?;
-    link.netns.run(|| linux::sysctl::write_if_there(NO_MPTCP, "0"))??;
+    link.netns.run(|| {
+        linux::sysctl::write(PING_GROUPS, &linux::userns::all_groups())?;
+        linux::sysctl::write_if_there(NO_MPTCP, "0")
+    })??;
     let index = Some(link.node_link);
     let name = format!("p{}", link.number);
     let node_end = VethEnd { name: &name, index, mac: node.mac };

@@ -7,6 +7,8 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use linux::userns::Ids;
+
 use super::spec::{Account, ContainerSpec};
 use crate::Error;
 
@@ -26,15 +28,15 @@ pub(super) struct Who {
     pub(super) home: Option<String>,
 }
 
-/// Who runs the program of a container that the caller sees the root directory of.
-pub(super) fn of(spec: &ContainerSpec) -> Result<Who, Error> {
+/// Who runs the program of a container that the caller sees the root directory of. `ids` are those that the caller can name.
+pub(super) fn of(spec: &ContainerSpec, ids: &Ids) -> Result<Who, Error> {
     let Some(account) = &spec.account else {
         return Ok(Who { user: spec.user, group: spec.group, more_groups: spec.more_groups.clone(), home: None });
     };
     let failed = |why: String| Error::Container { doing: "find the user of a container".to_owned(), why };
     let users = read(Path::new("/etc/passwd")).map_err(failed)?;
     let groups = read(Path::new("/etc/group")).map_err(failed)?;
-    find(account, &users, &groups).map_err(failed)
+    find(account, &users, &groups, ids).map_err(failed)
 }
 
 /// One of these files; an image need not have it.
@@ -51,7 +53,7 @@ fn read(path: &Path) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-fn find(account: &Account, users: &str, groups: &str) -> Result<Who, String> {
+fn find(account: &Account, users: &str, groups: &str, ids: &Ids) -> Result<Who, String> {
     let wanted = if account.user.is_empty() { "0" } else { account.user.as_str() };
     // A name that is a number is the number, as container runtimes have it.
     let number = wanted.parse::<u32>().ok();
@@ -70,7 +72,8 @@ fn find(account: &Account, users: &str, groups: &str) -> Result<Who, String> {
     if let Some(name) = of(0) {
         let has = |line: &Vec<&str>| line.get(3).is_some_and(|members| members.split(',').any(|member| member == name));
         let own = lines(groups).filter(has).filter_map(|line| line.get(2)?.parse::<u32>().ok());
-        more_groups.extend(own.take(GROUPS_MAX));
+        // What an image puts a user in is left out where there is no such group: no file belongs to it either.
+        more_groups.extend(own.take(GROUPS_MAX).filter(|group| ids.has_further_group(*group)));
     }
     more_groups.sort_unstable();
     more_groups.dedup();
@@ -98,7 +101,12 @@ mod tests {
     const GROUPS: &str = "root:x:0:\napp:x:1001:\nlog:x:4:syslog,app\nwheel:x:10:root,app\nhalf\n";
 
     fn found(user: &str, group: &str, more: &[u32]) -> Result<Who, String> {
-        find(&Account { user: user.into(), group: group.into(), more_groups: more.to_vec() }, USERS, GROUPS)
+        find(
+            &Account { user: user.into(), group: group.into(), more_groups: more.to_vec() },
+            USERS,
+            GROUPS,
+            &Ids::here(),
+        )
     }
 
     #[test]
@@ -114,6 +122,6 @@ mod tests {
         for (user, group) in [("nobody", ""), ("app", "nogroup"), ("odd", ""), ("-1", ""), ("broken", "")] {
             assert!(found(user, group, &[]).unwrap_err().contains("does not name it"), "{user}:{group}");
         }
-        assert!(find(&Account::default(), "", "").is_ok(), "an image without these files runs as user 0");
+        assert!(find(&Account::default(), "", "", &Ids::here()).is_ok(), "an image without these files runs as user 0");
     }
 }

@@ -21,6 +21,7 @@ use std::time::Duration;
 use linux::error::with_causes;
 use linux::pidfd::{PidFd, ProcessId};
 use linux::process::{self, Namespaces};
+use linux::userns::Ids;
 use linux::{caps, mount, seccomp};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
@@ -160,11 +161,12 @@ const READY: &str = "r";
 fn pause(arguments: &Arguments) -> Result<ExitCode, Error> {
     kernel("hold a pod", process::hide())?;
     kernel("hold a pod", process::seal_descriptors())?;
+    let ids = Ids::here();
     // Its own: a change of the root directory moves every process of the same mount namespace.
     kernel("hold a pod", process::unshare_mounts())?;
     kernel("hold a pod", mount::make_private())?;
     memory::hold(&arguments.pod, &arguments.memory)?;
-    kernel("hold a pod", caps::become_confined(0, 0, &[], &[]))?;
+    kernel("hold a pod", caps::become_confined(&ids, (0, 0, &[]), &[]))?;
     kernel("hold a pod", process::hide())?;
     let said = write!(io::stdout(), "{READY}").and_then(|()| io::stdout().flush());
     said.map_err(|source| started("the first process of a pod", &source))?;
@@ -194,6 +196,7 @@ fn become_program(
     ready: Option<&OwnedFd>,
 ) -> Result<std::convert::Infallible, Error> {
     kernel("start a container", process::seal_descriptors())?;
+    let ids = Ids::here();
     let spec: ContainerSpec = spec::read(&arguments.run.join(RECORD_SPEC))?;
     bounds::join(&spec.groups)?;
     let filters = kernel("start a container", seccomp::container())?;
@@ -208,7 +211,7 @@ fn become_program(
     io::Read::read_exact(status, &mut [0]).map_err(failed)?;
     rootfs::build(&spec, shared, &arguments.run.join(super::SCRATCH))?;
     kernel("start a container", process::leave_session())?;
-    let who = account::of(&spec)?;
+    let who = account::of(&spec, &ids)?;
     let mut command = program(&spec, &who, &spec.command)?;
     if spec.tty {
         rustix::process::ioctl_tiocsctty(rustix::stdio::stdin()).map_err(|errno| failed(errno.into()))?;
@@ -218,7 +221,7 @@ fn become_program(
         kernel("start a container", process::inherit(ready))?;
         command.env(crate::applets::READY_VARIABLE, ready.as_raw_fd().to_string());
     }
-    confine(&spec, &who, &filters)?;
+    confine(&spec, &who, &ids, &filters)?;
     let failure = command.exec();
     Err(not_run(&spec.command, &failure))
 }
@@ -227,6 +230,7 @@ fn become_program(
 fn enter(arguments: &Arguments) -> Result<ExitCode, Error> {
     kernel("enter a container", process::hide())?;
     kernel("enter a container", process::seal_descriptors())?;
+    let ids = Ids::here();
     let spec: ContainerSpec = spec::read(&arguments.run.join(RECORD_SPEC))?;
     bounds::join(&spec.groups)?;
     let filters = kernel("enter a container", seccomp::container())?;
@@ -235,13 +239,13 @@ fn enter(arguments: &Arguments) -> Result<ExitCode, Error> {
         "enter a container",
         process::enter(&container, process::SHARED | Namespaces::PROCESS_ID | Namespaces::MOUNT),
     )?;
-    let who = account::of(&spec)?;
+    let who = account::of(&spec, &ids)?;
     let mut command = program(&spec, &who, &arguments.command)?;
     if arguments.tty {
         command.env("TERM", "xterm");
         process::with_terminal(&mut command);
     }
-    confine(&spec, &who, &filters)?;
+    confine(&spec, &who, &ids, &filters)?;
     match command.spawn().and_then(|program| end_within(program, arguments.within)) {
         Ok(status) => Ok(ExitCode::from(u8::try_from(code_of(status)).unwrap_or(u8::MAX))),
         Err(failure) => {
@@ -265,10 +269,11 @@ fn end_within(mut program: Child, bound: Option<Duration>) -> io::Result<ExitSta
 }
 
 /// The last steps before foreign code runs, in this order: each takes away the right to undo the one before.
-fn confine(spec: &ContainerSpec, who: &Who, filters: &seccomp::Filters) -> Result<(), Error> {
+fn confine(spec: &ContainerSpec, who: &Who, ids: &Ids, filters: &seccomp::Filters) -> Result<(), Error> {
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
-    kernel("bound a container", process::limit())?;
-    let confined = caps::become_confined(who.user, who.group, &who.more_groups, &spec.capabilities);
+    kernel("bound a container", process::limit(ids))?;
+    let own = (who.user, who.group, who.more_groups.as_slice());
+    let confined = caps::become_confined(ids, own, &spec.capabilities);
     kernel("confine a container", confined)?;
     kernel("confine a container", filters.install())
 }

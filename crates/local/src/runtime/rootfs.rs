@@ -97,9 +97,9 @@ pub(super) fn build(spec: &ContainerSpec, shared: Vec<(Tree, PathBuf, Access)>, 
     for (tree, path, access) in taken.trees {
         place(tree, &path, access)?;
     }
-    if taken.copy_program {
+    if let Some(table) = taken.copy_program {
         // The binary was replaced since it was started: what runs is reached by this name alone.
-        copy_program()?;
+        copy_program(table)?;
     }
     devices()?;
     for made in &spec.links {
@@ -118,7 +118,7 @@ pub(super) fn build(spec: &ContainerSpec, shared: Vec<(Tree, PathBuf, Access)>, 
         place(tree, &path, access)?;
     }
     applets(&spec.applets)?;
-    process_table()?;
+    process_table(taken.processes)?;
     if spec.root != Root::ToolBox {
         // As container runtimes have it: where the program starts is made if the image has forgotten it.
         directory(Path::new(if spec.directory.is_empty() { "/" } else { &spec.directory }), 0o755)?;
@@ -135,13 +135,23 @@ struct Taken {
     trees: Vec<(Tree, PathBuf, Access)>,
     links: Vec<(PathBuf, PathBuf)>,
     volumes: Vec<(Tree, PathBuf, Access)>,
-    copy_program: bool,
+    /// The table of the processes of this pod.
+    processes: Tree,
+    /// The program of the applets is to be copied from what runs, by way of another such table.
+    copy_program: Option<Tree>,
 }
 
 fn take(spec: &ContainerSpec) -> Result<Taken, Error> {
     let tree = |source: &Path| kernel(format!("show `{}` to a container", source.display()), mount::tree(source));
-    let mut taken =
-        Taken { layers: Vec::new(), trees: Vec::new(), links: Vec::new(), volumes: Vec::new(), copy_program: false };
+    let table = || kernel("build a container's root", mount::process_table());
+    let mut taken = Taken {
+        layers: Vec::new(),
+        trees: Vec::new(),
+        links: Vec::new(),
+        volumes: Vec::new(),
+        processes: table()?,
+        copy_program: None,
+    };
     match &spec.root {
         Root::Layers(layers) => {
             taken.layers = layers.iter().map(|layer| images::hold(layer)).collect::<Result<_, _>>()?;
@@ -166,7 +176,7 @@ fn take(spec: &ContainerSpec) -> Result<Taken, Error> {
         let target = Path::new(APPLET_DIR).join(PROGRAM);
         match mount::tree(&spec.program) {
             Ok(program) if is_own_program(&spec.program) => taken.trees.push((program, target, Access::ReadOnly)),
-            _ => taken.copy_program = true,
+            _ => taken.copy_program = Some(table()?),
         }
     }
     for volume in &spec.mounts {
@@ -224,11 +234,11 @@ fn applets(names: &[String]) -> Result<(), Error> {
     names.iter().try_for_each(|name| link(&Path::new(APPLET_DIR).join(name), Path::new(PROGRAM)))
 }
 
-fn copy_program() -> Result<(), Error> {
+fn copy_program(processes: Tree) -> Result<(), Error> {
     let target = Path::new(APPLET_DIR).join(PROGRAM);
     directory(Path::new(APPLET_DIR), 0o755)?;
     // Through the table of this pod's processes, mounted for the purpose: the host's is out of sight.
-    kernel("build a container's root", mount::proc(Path::new("/proc")))?;
+    kernel("build a container's root", processes.attach(Path::new("/proc"), Access::Plain))?;
     std::fs::copy("/proc/self/exe", &target).map(drop).map_err(|source| Error::File {
         doing: "copy",
         path: target,
@@ -236,9 +246,8 @@ fn copy_program() -> Result<(), Error> {
     })
 }
 
-fn process_table() -> Result<(), Error> {
-    let table = Path::new("/proc");
-    kernel("build a container's root", mount::proc(table))?;
+fn process_table(processes: Tree) -> Result<(), Error> {
+    kernel("build a container's root", processes.attach(Path::new("/proc"), Access::Plain))?;
     for path in HIDDEN.map(Path::new) {
         let Ok(found) = std::fs::metadata(path) else { continue };
         let hidden = if found.is_dir() {
