@@ -4,8 +4,9 @@
 //! replaced, a packet in its old rules could find its set empty already, and its connection would be torn.)
 //!
 //! Connection tracking costs a tenth or more of the connections a second, and only VIPs need it. So everything is left
-//! out of it but what goes to a VIP and what comes from where VIPs lead to: for the direct connections of the latter
-//! that costs a lookup in vain, as tracking does not pick up connections in their middle ([`settle_tracking`]).
+//! out of it but what goes to a VIP and what goes to or comes from where VIPs lead to. Most packets of the latter's direct
+//! connections never come here (`dataplane`'s shortcut); of those whose first packet did not, nothing is known here, as
+//! tracking does not pick up connections in their middle ([`settle_tracking`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -113,8 +114,12 @@ pub(crate) fn anew(site: &Site, vips: &Forwards) -> (Transaction, InForce) {
     let nat = |hook, priority| BaseChain { kind: ChainKind::Nat, hook, priority, accept: true };
     t.base_chain("vip", nat(Hook::Prerouting, -100)).base_chain("self", nat(Hook::Postrouting, 100));
     for ip in [Ip::V4, Ip::V6] {
-        let tracked = ip.near_end().is_in(&ip.tracked().name, REGISTER).verdict(&Verdict::Accept);
-        t.rule("track-in", &vip(ip, &site.ranges, Way::To)).rule("track-in", &tracked);
+        let tracked = |end: Rule| end.is_in(&ip.tracked().name, REGISTER).verdict(&Verdict::Accept);
+        // What goes to an endpoint directly as well: the client's port may be that of a connection through a VIP, which is
+        // told apart only if both are known.
+        t.rule("track-in", &vip(ip, &site.ranges, Way::To)).rule("track-in", &tracked(ip.near_end()));
+        t.rule("track-in", &tracked(ip.far_end()));
+        let tracked = tracked(ip.near_end());
         // Resets are made here, for VIPs without endpoint and for endpoints that are gone: they end what was tracked, and
         // reach the client as the VIP's.
         t.rule("track-out", &vip(ip, &site.ranges, Way::From)).rule("track-out", &tracked);
