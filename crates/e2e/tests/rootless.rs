@@ -237,14 +237,19 @@ fn check_says_what_is_missing_without_root_and_that_the_rest_is_there() {
     assert!(output.status.success(), "{}", told(&output));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.starts_with("ok       user namespace (a mesh without root)\n"), "{said}");
-    for what in ["users of pods", "the machine's way to pods and services", "bounds of pods (cgroup"] {
+    for what in [
+        "users of pods",
+        "the machine's way to pods and services",
+        "bounds of pods (cgroup",
+        "programs for packets (eBPF)",
+    ] {
         assert!(said.contains(&format!("limited  {what}")), "{what}: {said}");
     }
     assert!(!said.contains("MISSING"), "{said}");
     let json = mesh.tidegate(&["check", "-o", "json"]);
     let rows: Value = serde_json::from_slice(&json.stdout).unwrap();
     let limits = rows["probes"].as_array().unwrap().iter().filter(|row| row["limit"] == true).count();
-    assert_eq!(limits, 3, "{rows:#}");
+    assert_eq!(limits, 4, "{rows:#}");
 }
 
 /// Runs a script, without quotes, as root of a user namespace in which every user of this machine is the same, and which has settings of

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::thread::UnshareFlags;
 
 use crate::Error;
+use crate::bpf::{self, Loaded, Program, Reg};
 use crate::cgroup::Bounds;
 use crate::error::with_causes;
 use crate::mount::{self, Access};
@@ -29,7 +30,7 @@ pub struct Probe {
     pub what: &'static str,
     /// What is wrong, if anything.
     pub trouble: Option<Trouble>,
-    /// A mesh without root never has it, and runs.
+    /// A mesh runs without it, and lacks something: what a mesh without root never has, or speed.
     pub is_limit: bool,
 }
 
@@ -262,6 +263,7 @@ fn network() -> Vec<Probe> {
         ));
         probes.push(Probe::of("lists of sockets (sock_diag)", "`modprobe tcp_diag inet_diag`", sockets()));
         probes.push(socket_destroy());
+        probes.push(programs());
         probes
     });
     inside.unwrap_or_default()
@@ -333,6 +335,21 @@ fn transaction(fill: impl FnOnce(&mut Transaction)) -> Result<(), Error> {
 fn sockets() -> Result<(), Error> {
     diag::tcp(&mut Socket::open(Protocol::SockDiag)?).map(drop)
 }
+
+/// Packets go their way without it.
+fn programs() -> Probe {
+    let what = "programs for packets (eBPF)";
+    let fix = "needs root and Linux 6.6 or newer; until then packets between pods take the longer way, which costs time alone";
+    let mut nothing = Program::new();
+    nothing.set(Reg::R0, LONG_WAY).exit();
+    // The kernel gives `lo` this number in every namespace.
+    let lo = 1;
+    let tried = Loaded::new(bpf::Hook::Ingress, &nothing, "tidegate_probe").and_then(|loaded| loaded.attach(lo));
+    Probe { is_limit: true, ..Probe::of(what, fix, tried.map(drop)) }
+}
+
+/// Answer of a program: what comes after it decides.
+const LONG_WAY: i32 = -1;
 
 /// Ends a real connection from outside and looks whether it ended.
 fn socket_destroy() -> Probe {
