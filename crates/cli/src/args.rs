@@ -61,7 +61,7 @@ pub(crate) enum Verb {
     /// Print decisions as they are made
     #[command(
         after_help = "Examples:\n  tidegate tap -n foo\n  tidegate tap --workload tcp-echo --port 9000 -o json\n  \
-                            tidegate tap --verdict all"
+                            tidegate tap --verdict all\n  tidegate tap --recent"
     )]
     Tap(TapArguments),
     /// List the connections that are open, with their age and the policy that let them in; or close some
@@ -70,7 +70,7 @@ pub(crate) enum Verb {
     )]
     Conns(ConnsArguments),
     /// Tell one decision that was made, whole, and what would turn it now
-    #[command(after_help = "Example:\n  tidegate why 692bc1f200000007")]
+    #[command(after_help = "Examples:\n  tidegate why\n  tidegate why 692bc1f200000007")]
     Why(WhyArguments),
     /// Play the Istio task (or ASM's) on a throw-away mesh, step by step, and end
     #[command(after_help = "Example:\n  tidegate demo --asm")]
@@ -216,6 +216,9 @@ pub(crate) struct TapArguments {
     /// Denials are told at once, connections that were let in when they are over
     #[arg(long, value_enum, default_value_t = Verdicts::Denied)]
     pub(crate) verdict: Verdicts,
+    /// Print what was decided before, as far as it is kept (of each workload the last 200 of each verdict), and end
+    #[arg(long)]
+    pub(crate) recent: bool,
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,

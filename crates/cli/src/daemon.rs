@@ -75,7 +75,9 @@ fn try_lock(file: &File, path: &Path) -> Result<bool> {
 /// The daemon that runs on this data directory, if one does.
 pub(crate) fn running(place: &Place) -> Result<Option<Daemon>> {
     let path = lock_file(place);
-    if !path.exists() {
+    // One that must not be looked at is no proof that none runs.
+    let there = path.try_exists();
+    if !there.with_context(|| format!("looking at `{}`; run this as the user who ran `up`", path.display()))? {
         return Ok(None);
     }
     let mut file = linux::files::open_to_read(&path)?;

@@ -87,7 +87,7 @@ impl Mesh {
         let (tell, told) = mpsc::channel(RECORDS_PENDING_MAX);
         let objects = Arc::new(RwLock::new(Objects::new()));
         let snapshot = Arc::new(ArcSwap::from_pointee(policy::compile(&policy::Mesh::default(), 0, None)));
-        let records = Records::new();
+        let (records, asking) = Records::new();
         let dataplane = Dataplane::start(node_net(&node), tell).await.context("starting the data plane")?;
 
         // The server's hooks reach the kubelet, and the kubelet writes to the server: the cell breaks the circle.
@@ -118,7 +118,7 @@ impl Mesh {
         let (serving, until) = (server.clone(), ending.clone());
         tasks.spawn(async move { serving.serve(listener, until).await });
         let on_terminal = if options.tell_denials { tell_denial } else { |_: &policy::record::Record| {} };
-        let (gathering, until) = (records.clone().gather(told, on_terminal), ending.clone());
+        let (gathering, until) = (records.clone().gather(told, asking, on_terminal), ending.clone());
         tasks.spawn(async move { until.run_until_cancelled(gathering).await });
         let driver = drive::Driver {
             feed: server.subscribe(),

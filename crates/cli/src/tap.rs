@@ -1,4 +1,4 @@
-//! `tap`: decisions as they are made, until interrupted.
+//! `tap`: decisions as they are made, until interrupted; or those of before, as far as they are kept.
 
 use anyhow::Context;
 use http_body_util::BodyExt;
@@ -18,14 +18,18 @@ pub(crate) fn run(arguments: &TapArguments) -> Outcome {
     let place = Place::resolve(&arguments.place)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let path = match arguments.verdict {
-            Verdicts::Denied => "/tidegate/v1/tap",
-            Verdicts::Allowed => "/tidegate/v1/tap?verdict=allowed",
-            Verdicts::All => "/tidegate/v1/tap?verdict=all",
+        let verdict = match arguments.verdict {
+            Verdicts::Denied => "denied",
+            Verdicts::Allowed => "allowed",
+            Verdicts::All => "all",
         };
-        let mut body = client::get(&place, path).await.exit_with(Exit::Unreachable)?.into_body();
-        // The mesh listens for this command by now: whoever waits for this line misses no decision after it.
-        print::err(format_args!("Decisions from here on (Ctrl-C ends this):"));
+        let path = if arguments.recent { "/tidegate/v1/tap/recent" } else { "/tidegate/v1/tap" };
+        let path = format!("{path}?verdict={verdict}");
+        let mut body = client::get(&place, &path).await.exit_with(Exit::Unreachable)?.into_body();
+        if !arguments.recent {
+            // The mesh listens for this command by now: whoever waits for this line misses no decision after it.
+            print::err(format_args!("Decisions from here on (Ctrl-C ends this; `--recent` prints those of before):"));
+        }
         let mut pending = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.context("the mesh ended the stream").exit_with(Exit::Unreachable)?;

@@ -113,7 +113,7 @@ fn detach(place: &Place, arguments: &UpArguments) -> Outcome {
         print::err(format_args!(
             "The mesh is up and stays so{adopted}; this ends it: {}\n{}",
             place.command("down"),
-            next_steps(place)
+            next_steps(place, "Next")
         ));
         return Ok(());
     }
@@ -153,18 +153,18 @@ fn welcome(place: &Place, mesh: &Mesh) {
         mesh.started_in().as_millis(),
         in_brackets(mesh.adopted()),
         mesh.port(),
-        next_steps(place),
+        next_steps(place, "Next, in another shell"),
     ));
 }
 
-fn next_steps(place: &Place) -> String {
+fn next_steps(place: &Place, when: &str) -> String {
     let apart = if place.is_apart {
         "Without root: pods have one user, and this machine reaches them by kubectl alone; see: tidegate check\n"
     } else {
         ""
     };
     format!(
-        "{apart}Next, in another shell:\n  eval \"$({})\"\n  tidegate samples . && kubectl create ns foo\n  \
+        "{apart}{when}:\n  eval \"$({})\"\n  tidegate samples . && kubectl create ns foo\n  \
          kubectl apply -f <(istioctl kube-inject -f samples/tcp-echo/tcp-echo.yaml) -n foo",
         place.command("env -n foo")
     )

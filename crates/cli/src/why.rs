@@ -4,6 +4,7 @@ use anyhow::Context;
 use clap::{Args, Parser};
 use http::StatusCode;
 use http_body_util::BodyExt;
+use policy::Reason;
 use policy::record::{End, Record, parse_id};
 
 use crate::args::{Arguments, DataDirArgument, Format, Verb};
@@ -16,9 +17,9 @@ use crate::{client, conns, explain, print};
 pub(crate) struct WhyArguments {
     #[command(flatten)]
     place: DataDirArgument,
-    /// The id of a decision, as `tap`, `conns` and `kubectl logs -c istio-proxy` show it
+    /// The id of a decision, as `tap`, `conns` and `kubectl logs -c istio-proxy` show it [default: the last denial]
     #[arg(value_name = "ID")]
-    id: String,
+    id: Option<String>,
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -26,26 +27,43 @@ pub(crate) struct WhyArguments {
 
 /// Prints the record, then what the mesh as it is now says of the same connection.
 pub(crate) fn run(arguments: &WhyArguments) -> Outcome {
-    let id = parse_id(&arguments.id).ok_or_else(|| Failure::says(Exit::Usage, conns::wrong_id(&arguments.id)))?;
+    let Some(id) = &arguments.id else {
+        let place = Place::resolve(&arguments.place)?;
+        let record = runtime()?.block_on(last_denial(&place))?;
+        return print(&place, &record, arguments.output);
+    };
+    let id = parse_id(id).ok_or_else(|| Failure::says(Exit::Usage, conns::wrong_id(id)))?;
     tell(&arguments.place, id, arguments.output)
 }
 
 /// The same for whoever has read the id.
 pub(crate) fn tell(place: &DataDirArgument, id: u64, output: Format) -> Outcome {
     let place = Place::resolve(place)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let record = runtime.block_on(record(&place, id))?;
+    let record = runtime()?.block_on(record(&place, id))?;
+    print(&place, &record, output)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn print(place: &Place, record: &Record, output: Format) -> Outcome {
     match output {
         Format::Json => {
-            let value = serde_json::to_value(&record).context("writing the record")?;
+            let value = serde_json::to_value(record).context("writing the record")?;
             print::out(format_args!("{value:#}\n"))
         }
         Format::Table => {
+            // `explain` tells what a mesh decides that reads all; this one refuses what it would have to read for.
+            let where_it_is_judged = match record.outcome.reason {
+                Reason::NeedsProxyPath => "in a mesh that sees those bytes",
+                _ => "as the mesh is now",
+            };
             print::out(format_args!(
-                "{}\n\nThe same connection, as the mesh is now:\n",
-                control::lines::whole(&record)
+                "{}\n\nThe same connection, {where_it_is_judged}:\n",
+                control::lines::whole(record)
             ))?;
-            explain_now(&place, &record)
+            explain_now(place, record)
         }
     }
 }
@@ -65,8 +83,23 @@ async fn record(place: &Place, id: u64) -> Result<Record, Failure> {
         return Err(Failure::new(Exit::Unreachable, client::refusal(response, &path).await));
     }
     let body = response.into_body().collect().await.context("reading the record").exit_with(Exit::Unreachable)?;
-    let read = serde_json::from_slice(&body.to_bytes());
-    read.context("reading the record; are both of one version?").exit_with(Exit::Failure)
+    read(&body.to_bytes())
+}
+
+async fn last_denial(place: &Place) -> Result<Record, Failure> {
+    let answer = client::get(place, "/tidegate/v1/tap/recent?verdict=denied").await.exit_with(Exit::Unreachable)?;
+    let body = answer.into_body().collect().await.context("reading the records").exit_with(Exit::Unreachable)?;
+    let bytes = body.to_bytes();
+    let last = bytes.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty());
+    read(last.ok_or_else(|| {
+        let what =
+            "nothing was denied since the mesh is up; give the id of a decision: `tidegate tap --recent --verdict all`";
+        Failure::says(Exit::Failure, what.to_owned())
+    })?)
+}
+
+fn read(json: &[u8]) -> Result<Record, Failure> {
+    serde_json::from_slice(json).context("reading the record; are both of one version?").exit_with(Exit::Failure)
 }
 
 /// What `explain` says of it: the trace, and the smallest edit that would turn the verdict.

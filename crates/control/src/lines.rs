@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use policy::Close;
 use policy::decide::Reason;
 use policy::record::{End, Record};
 
@@ -22,7 +23,7 @@ pub fn proxy_log(record: &Record) -> String {
     field("reason", &record.outcome.reason.word());
     field("bytes_recv", &or_dash(record.bytes_received));
     field("bytes_sent", &or_dash(record.bytes_sent));
-    field("close", &or_dash(record.close.map(policy::Close::word)));
+    field("close", &or_dash(record.close.map(Close::word)));
     field("generation", &record.outcome.generation);
     field("decision", &record.shown_id());
     if record.count > 1 {
@@ -30,6 +31,9 @@ pub fn proxy_log(record: &Record) -> String {
     }
     if let Some(nearest) = &record.outcome.nearest {
         field("nearest", &format_args!("{:?}", nearest.to_string()));
+    }
+    if let Some(trial) = in_trial(record) {
+        field("trial", &trial);
     }
     if let Some(http) = &record.outcome.http {
         field("http.carries", &http.carries.word());
@@ -50,6 +54,13 @@ pub fn tap_line(record: &Record) -> String {
         record.destination.port,
         record.outcome.because(),
     );
+    if let Some(trial) = in_trial(record).filter(|trial| *trial != verdict) {
+        let _infallible = write!(line, "; with the trials enforced it would be {trial}");
+    }
+    // That a refusal was refused, and that both ends finished, goes without saying.
+    if let (Some(close), Some(lasted)) = (record.close.filter(|close| *close != Close::Finished), record.duration_us) {
+        let _infallible = write!(line, "; {} after {}", close.word(), age(lasted));
+    }
     if let Some(http) = &record.outcome.http {
         let _infallible = write!(line, "; {http}");
     }
@@ -66,6 +77,11 @@ fn harmless(line: String) -> String {
         return line.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
     }
     line
+}
+
+/// What it would have been with the trials enforced (S-72), if there are any.
+fn in_trial(record: &Record) -> Option<&'static str> {
+    record.outcome.if_enforced.map(|permitted| if permitted { "allowed" } else { "denied" })
 }
 
 /// S-95: the words of the sidecar's log for a denial, and a dash where it passed.
@@ -135,6 +151,9 @@ pub fn whole(record: &Record) -> String {
         ),
         format!("generation  {}", record.outcome.generation),
     ];
+    if let Some(trial) = in_trial(record) {
+        lines.push(format!("in trial    {trial}, with the trials enforced"));
+    }
     if record.count > 1 {
         lines.push(format!("stands for  {} equal connections of one second", record.count));
     }

@@ -209,6 +209,11 @@ fn what_is_not_known_is_said() {
     );
     let outside = explain(&[], &asked("bar/far", 9000), Profile::Sidecar);
     assert!(outside.sentence.contains("bar/far (not in the mesh, no identity)"), "{}", outside.sentence);
+    assert!(
+        outside.shown.contains("note: bar/far has no identity: until it is injected no rule can name it"),
+        "{}",
+        outside.shown
+    );
     let to = Asked { to: "bar/far", ..asked("sleep", 9000) };
     assert!(
         explain(&[], &to, Profile::Sidecar).shown.contains("bar/far is not in the mesh: nothing is enforced there")

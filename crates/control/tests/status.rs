@@ -238,6 +238,19 @@ fn record(policies: &[&str], from: &str, port: u16) -> Record {
 }
 
 #[test]
+fn the_id_of_a_record_is_written_as_it_is_shown_and_read_back() {
+    let one = Record { id: 0xfedc_ba98_7654_3210, ..record(&[], "10.0.0.2", 9000) };
+    let json = serde_json::to_value(&one).unwrap();
+    assert_eq!(json["id"], "fedcba9876543210");
+    assert_eq!(serde_json::from_slice::<Record>(json.to_string().as_bytes()).unwrap(), one);
+    for wrong in [serde_json::json!(12), serde_json::json!("12")] {
+        let mut json = json.clone();
+        json["id"] = wrong;
+        assert!(serde_json::from_value::<Record>(json).is_err());
+    }
+}
+
+#[test]
 fn records_read_as_lines() {
     let allow = "{selector: {matchLabels: {app: tcp-echo}}, rules: [{to: [{operation: {ports: ['9000', '9001']}}]}]}";
     let deny = "{action: DENY, rules: [{from: [{source: {namespaces: [foo]}}]}]}";
@@ -269,8 +282,15 @@ fn records_read_as_lines() {
     text.push_str(&connections(&[open.clone(), young]));
     let over = Record { close: Some(policy::Close::Reset), bytes_sent: Some(16), ..open.clone() };
     let denied = Record { close: Some(policy::Close::Refused), ..record(&[allow], "10.0.0.2", 9002) };
+    text.extend(["\n", &tap_line(&over), "\n"]);
     for one in [&open, &over, &denied] {
         text.extend(["\n", &whole(one), "\n"]);
+    }
+    // With trials: told in a line where it differs, and always where everything is told.
+    for if_enforced in [false, true] {
+        let mut one = record(&[allow], "10.0.0.2", 9000);
+        one.outcome.if_enforced = Some(if_enforced);
+        text.extend(["\n", &tap_line(&one), "\n", &proxy_log(&one), "\n", &whole(&one), "\n"]);
     }
     let path = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/lines.txt");
     if std::env::var_os("UPDATE_EXPECT").is_some() {

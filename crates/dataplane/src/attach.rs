@@ -72,6 +72,7 @@ impl Pod {
         WorkloadStatus {
             generation: progress.generation(),
             entries: progress.entries(),
+            open: progress.is_open(),
             accepted,
             refused,
             records: self.tally.records(),

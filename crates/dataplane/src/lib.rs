@@ -206,6 +206,8 @@ pub struct WorkloadStatus {
     pub generation: u64,
     /// Elements of its verdict table.
     pub entries: usize,
+    /// Whether it lets in what no element is about.
+    pub open: bool,
     /// First packets let in.
     pub accepted: u64,
     /// First packets refused.

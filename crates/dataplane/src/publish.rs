@@ -132,6 +132,10 @@ impl Progress {
     pub(crate) fn entries(&self) -> usize {
         self.verdicts.in_force().map_or(0, Wanted::elements)
     }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.verdicts.in_force().is_some_and(Wanted::is_open)
+    }
 }
 
 pub(crate) fn publish(shared: &Shared, snapshot: &Arc<Snapshot>) -> Report {

@@ -52,6 +52,11 @@ impl Wanted {
     pub(crate) fn elements(&self) -> usize {
         self.four.cells.len() + self.six.cells.len()
     }
+
+    /// Whether it lets in what no element is about.
+    pub(crate) fn is_open(&self) -> bool {
+        [&self.four, &self.six].iter().all(|half| half.fallback == Goes::Allow)
+    }
 }
 
 /// What is known to be in force.

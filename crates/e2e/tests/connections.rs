@@ -85,12 +85,15 @@ fn a_decision_is_told_whole_by_its_id_with_the_edit_that_would_turn_it() {
         "foo/only-alice",
         "{selector: {matchLabels: {app: server}}, action: ALLOW, rules: [{from: [{source: {serviceAccounts: [alice]}}]}]}",
     );
+    let none = world.run("tidegate why");
+    assert_eq!(none.status.code(), Some(1), "{none:?}");
+    assert!(String::from_utf8_lossy(&none.stderr).contains("nothing was denied"), "{none:?}");
     let mut tap = Running::of(world.start("exec tidegate tap"));
     tap.until(&["from here on"]);
     assert_eq!(world.tries("bob", &[&format!("{} 9000", world.address("server"))]), ["no"]);
     let line = tap.until(&["foo/bob"]);
     let id = line.rsplit_once('[').unwrap().1.trim_end_matches(']');
-    for command in [format!("tidegate why {id}"), format!("tidegate explain {id}")] {
+    for command in [format!("tidegate why {id}"), format!("tidegate explain {id}"), "tidegate why".to_owned()] {
         let why = world.must(&command);
         for word in [
             id,
@@ -105,11 +108,32 @@ fn a_decision_is_told_whole_by_its_id_with_the_edit_that_would_turn_it() {
         }
     }
     let json: serde_json::Value = serde_json::from_str(&world.must(&format!("tidegate why {id} -o json"))).unwrap();
-    assert_eq!(json["nearest"]["policy"]["name"], "only-alice", "{json}");
+    assert_eq!((&json["id"], &json["nearest"]["policy"]["name"]), (&id.into(), &"only-alice".into()), "{json}");
     for (id, code) in [("12", 64), ("zzzzzzzzzzzzzzzz", 64), ("0000000000000001", 1)] {
         let output = world.run(&format!("tidegate why {id}"));
         assert_eq!(output.status.code(), Some(code), "{id}: {output:?}");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(said.contains(id), "{said}");
     }
+}
+
+#[test]
+fn what_was_decided_before_is_told_as_soon_as_the_client_knows_it() {
+    let world = World::new();
+    world.policy(
+        "foo/not-9001",
+        "{selector: {matchLabels: {app: server}}, action: DENY, rules: [{to: [{operation: {ports: ['9001']}}]}]}",
+    );
+    let server = world.address("server");
+    for turn in 1..=10 {
+        // One shell: nothing but the answer to the client lies between the connection and the question.
+        let recent = world.must(&format!(
+            "kubectl exec alice -n foo -c app -- sh -c 'nc -w 3 {server} 9001 </dev/null' >&2 || true; tidegate tap --recent"
+        ));
+        let denied = recent.lines().filter(|line| line.contains("foo/not-9001 rule 0 denies it")).count();
+        assert_eq!((denied, recent.lines().count()), (turn, turn), "{recent}");
+    }
+    assert_eq!(world.tries("bob", &[&format!("{server} 9000")]), ["yes"]);
+    let lines = |arguments: &str| world.must(&format!("tidegate tap --recent {arguments}")).lines().count();
+    assert_eq!((lines("--port 9000"), lines("--workload alice"), lines("--workload bob")), (0, 10, 0));
 }

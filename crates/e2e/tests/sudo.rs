@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -142,4 +143,23 @@ fn links_that_the_user_lays_are_not_followed_by_root() {
     assert!(sudo(&mesh, &["down", "--purge"]).status.success());
     fs::read_dir(&victim).unwrap();
     unchanged("what is removed");
+}
+
+#[test]
+fn a_mesh_of_somebody_else_is_not_said_to_be_absent() {
+    let mesh = Mesh::up();
+    // Where this user can run it, wherever the sources lie.
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("tidegate");
+    fs::copy(binary(), &program).unwrap();
+    for verb in ["status", "tap", "conns"] {
+        let mut command = Command::new(&program);
+        command.arg(verb).env("TIDEGATE_DATA_DIR", mesh.data_dir()).current_dir("/").uid(USER.1).gid(USER.1);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(if verb == "status" { 1 } else { 69 }), "{verb}: {}", told(&output));
+        let said = told(&output);
+        assert!(said.contains("ermission denied") && said.contains("as the user who ran `up`"), "{verb}: {said}");
+        assert!(!said.contains("no mesh runs"), "{verb}: {said}");
+    }
 }

@@ -14,7 +14,8 @@ use crate::requests::Requests;
 /// One connection, or several equal denials folded into one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Unique within the mesh's life.
+    /// Unique within the mesh's life. Written as it is shown: readers of JSON round large numbers.
+    #[serde(with = "shown")]
     pub id: u64,
     /// When it was opened, milliseconds since 1970.
     pub opened_unix_ms: u64,
@@ -48,6 +49,22 @@ impl Record {
 pub fn parse_id(text: &str) -> Option<u64> {
     let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     digits.then(|| u64::from_str_radix(text, 16).ok()).flatten()
+}
+
+/// An id in JSON.
+mod shown {
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+    pub(super) fn serialize<S: Serializer>(id: &u64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{id:016x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(from)?;
+        super::parse_id(&text).ok_or_else(|| D::Error::custom("an id has 16 hexadecimal digits"))
+    }
 }
 
 /// One end of a connection.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use policy::mesh::WorkloadId;
 use policy::record::Record;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// Records of each verdict kept per workload for `kubectl logs -c istio-proxy`: a screen or two of what happened last.
 const KEPT_PER_WORKLOAD: usize = 200;
@@ -22,6 +22,9 @@ const GROUP_FOR: Duration = Duration::from_millis(5);
 /// Records taken at a time.
 const GROUP_MAX: usize = 4096;
 
+/// Questions that may wait until the records that have come are kept: each is from a person at a terminal.
+const ASKING_MAX: usize = 16;
+
 /// Bytes of a log stream that wait for a slow reader.
 const PIPE_BYTES: usize = 64 * 1024;
 
@@ -32,7 +35,13 @@ pub(crate) struct Records {
     denied: broadcast::Sender<Arc<Record>>,
     allowed: broadcast::Sender<Arc<Record>>,
     kept: Arc<Mutex<HashMap<WorkloadId, Kept>>>,
+    /// Answered when every record that had come before is kept.
+    ask: mpsc::Sender<oneshot::Sender<()>>,
 }
+
+/// Those who wait until what has come is kept.
+#[derive(Debug)]
+pub(super) struct Asking(mpsc::Receiver<oneshot::Sender<()>>);
 
 /// The records of a workload, each with its place in the order in which they came.
 #[derive(Debug, Default)]
@@ -93,14 +102,29 @@ async fn hear(from: &mut Option<broadcast::Receiver<Arc<Record>>>) -> Result<Arc
 }
 
 impl Records {
-    pub(super) fn new() -> Self {
-        Self { denied: broadcast::Sender::new(LAG_MAX), allowed: broadcast::Sender::new(LAG_MAX), kept: Arc::default() }
+    pub(super) fn new() -> (Self, Asking) {
+        let (ask, asking) = mpsc::channel(ASKING_MAX);
+        let (denied, allowed) = (broadcast::Sender::new(LAG_MAX), broadcast::Sender::new(LAG_MAX));
+        (Self { denied, allowed, kept: Arc::default(), ask }, Asking(asking))
     }
 
     /// Takes records from the data plane until it ends; `tell` is called with each.
-    pub(super) async fn gather(self, mut source: mpsc::Receiver<Record>, tell: fn(&Record)) {
+    pub(super) async fn gather(self, mut source: mpsc::Receiver<Record>, mut asking: Asking, tell: fn(&Record)) {
         let mut group = Vec::new();
-        while source.recv_many(&mut group, GROUP_MAX).await > 0 {
+        loop {
+            let taken = tokio::select! {
+                // Records first: whoever asks is answered when none is left that came before.
+                biased;
+                taken = source.recv_many(&mut group, GROUP_MAX) => taken,
+                Some(answer) = asking.0.recv() => {
+                    // Whoever no longer waits needs no answer.
+                    let _gone = answer.send(());
+                    continue;
+                }
+            };
+            if taken == 0 {
+                return;
+            }
             let records: Vec<_> = group.drain(..).inspect(tell).map(Arc::new).collect();
             self.keep(&records);
             for record in records {
@@ -128,6 +152,27 @@ impl Records {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = kept.values().flat_map(|of| of.denied.iter().chain(&of.allowed));
         all.find(|(_, record)| record.id == id).map(|(_, record)| Arc::clone(record))
+    }
+
+    /// The records that are kept, of these verdicts, in the order in which their connections were opened.
+    pub(super) async fn recent(&self, denied: bool, allowed: bool) -> Vec<Arc<Record>> {
+        let (answer, answered) = oneshot::channel();
+        if self.ask.send(answer).await.is_ok() {
+            // An end of the mesh in between ends the question as well.
+            drop(answered.await);
+        }
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |kept: &Kept| {
+            kept.denied
+                .iter()
+                .filter(|_| denied)
+                .chain(kept.allowed.iter().filter(|_| allowed))
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        let mut all: Vec<_> = kept.values().flat_map(of).map(|(_, record)| record).collect();
+        all.sort_by_key(|record| (record.opened_unix_ms, record.id));
+        all
     }
 
     /// Forgets a workload that is gone.

@@ -39,6 +39,7 @@ impl Wire {
         match request.uri().path() {
             "/tidegate/v1/status" => Some(self.status().await),
             "/tidegate/v1/tap" => Some(self.tap(request.uri().query())),
+            "/tidegate/v1/tap/recent" => Some(self.recent(request.uri().query()).await),
             "/tidegate/v1/conns" => Some(self.connections().await),
             "/tidegate/v1/conns/close" if request.method() == Method::POST => Some(self.close(request.body()).await),
             path => Some(self.record(path.strip_prefix("/tidegate/v1/records/")?).await),
@@ -56,7 +57,7 @@ impl Wire {
             let workload = snapshot.workload(id).map(|state| state.workload());
             let address = workload.and_then(|workload| workload.addresses.first()).map(ToString::to_string);
             let state = if workload.is_some_and(|workload| workload.in_mesh) {
-                format!("generation {} in force, {} entries", one.generation, one.entries)
+                format!("generation {} in force, {}", one.generation, in_words(one))
             } else {
                 "not in the mesh: nothing is judged at its end".to_owned()
             };
@@ -65,7 +66,7 @@ impl Wire {
                 times => format!("{state}; written anew, for somebody else changed its tables ({times} times)"),
             };
             json!({"namespace": id.namespace, "name": id.name, "address": address, "state": state,
-                   "generation": one.generation, "entries": one.entries, "accepted": one.accepted, "refused": one.refused,
+                   "generation": one.generation, "entries": one.entries, "open": one.open, "accepted": one.accepted, "refused": one.refused,
                    "records": one.records, "folded": one.folded, "lost": one.lost,
                    "permitted": {"records": one.permitted_records, "folded": one.permitted_folded,
                                  "lost": one.permitted_lost, "open": one.permitted_open},
@@ -131,11 +132,7 @@ impl Wire {
 
     /// One JSON line per record until the client leaves: denials, or what the query asks for.
     fn tap(&self, query: Option<&str>) -> Response<Body> {
-        let (denied, allowed) = match query {
-            Some("verdict=all") => (true, true),
-            Some("verdict=allowed") => (false, true),
-            _ => (true, false),
-        };
+        let (denied, allowed) = verdicts(query);
         let mut live = self.records.listen(denied, allowed);
         let (pieces, body) = Body::pieces();
         tokio::spawn(async move {
@@ -146,6 +143,36 @@ impl Wire {
             }
         });
         Response::new(body)
+    }
+
+    /// One JSON line per record that is kept.
+    async fn recent(&self, query: Option<&str>) -> Response<Body> {
+        // Whatever the kernel has logged has become a record after this, if it is one already.
+        if let Err(error) = self.dataplane.connections().await {
+            return whole(StatusCode::INTERNAL_SERVER_ERROR, linux::error::with_causes(&error));
+        }
+        let (denied, allowed) = verdicts(query);
+        let records = self.records.recent(denied, allowed).await;
+        Response::new(Body::whole(records.iter().flat_map(|record| json_line(record)).collect::<Vec<u8>>()))
+    }
+}
+
+/// Whether a query asks for denials, and for what was let in.
+fn verdicts(query: Option<&str>) -> (bool, bool) {
+    match query {
+        Some("verdict=all") => (true, true),
+        Some("verdict=allowed") => (false, true),
+        _ => (true, false),
+    }
+}
+
+/// What a table does, without looking at its elements.
+fn in_words(one: &dataplane::WorkloadStatus) -> String {
+    match (one.open, one.entries) {
+        (true, 0) => "lets everything in".to_owned(),
+        (true, entries) => format!("lets in all but {entries} entries"),
+        (false, 0) => "refuses everything".to_owned(),
+        (false, entries) => format!("refuses all but {entries} entries"),
     }
 }
 

@@ -89,7 +89,7 @@ fn source(asked: &Asked<'_>, mesh: &Mesh, objects: &Objects, notes: &mut Vec<Str
     if let Ok(address) = text.parse::<IpAddr>() {
         let address = canonical(address);
         return Ok(match at(address, mesh) {
-            Some(workload) => of_workload(workload, mesh, Some(address)),
+            Some(workload) => of_workload(workload, mesh, Some(address), notes),
             None => (format!("{address} (outside the mesh)"), Peer::Anonymous, Some(address)),
         });
     }
@@ -102,16 +102,18 @@ fn source(asked: &Asked<'_>, mesh: &Mesh, objects: &Objects, notes: &mut Vec<Str
     let like = asked.to_address.or_else(|| asked.to.parse().ok());
     let family = |address: &&IpAddr| like.is_none_or(|like: IpAddr| like.is_ipv4() == address.is_ipv4());
     let address = workload.addresses.iter().find(family).copied();
-    Ok(of_workload(workload, mesh, address))
+    Ok(of_workload(workload, mesh, address, notes))
 }
 
-fn of_workload(workload: &Workload, mesh: &Mesh, address: Option<IpAddr>) -> Source {
-    match workload.identity(&mesh.settings) {
-        Some(id) => {
-            (format!("{} (service account {})", workload.id, id.service_account()), Peer::Attested(id), address)
-        }
-        None => (format!("{} (not in the mesh, no identity)", workload.id), Peer::Anonymous, address),
+fn of_workload(workload: &Workload, mesh: &Mesh, address: Option<IpAddr>, notes: &mut Vec<String>) -> Source {
+    if let Some(id) = workload.identity(&mesh.settings) {
+        return (format!("{} (service account {})", workload.id, id.service_account()), Peer::Attested(id), address);
     }
+    notes.push(format!(
+        "{} has no identity: until it is injected no rule can name it by namespace, account or principal",
+        workload.id
+    ));
+    (format!("{} (not in the mesh, no identity)", workload.id), Peer::Anonymous, address)
 }
 
 /// `spiffe://TD/ns/NS/sa/SA`, the same without its scheme, or any URI of a certificate.
