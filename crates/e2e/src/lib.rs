@@ -8,6 +8,7 @@ pub mod dice;
 pub mod hammer;
 pub mod image;
 pub mod mesh;
+pub mod page;
 pub mod registry;
 pub mod running;
 pub mod traces;

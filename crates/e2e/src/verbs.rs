@@ -192,7 +192,7 @@ fn name(word: &str, namespace: &str) -> String {
 }
 
 /// Ages such as `5s` and `2m13s`.
-fn is_age(word: &str) -> bool {
+pub(crate) fn is_age(word: &str) -> bool {
     let units: String = word.chars().filter(|letter| !letter.is_ascii_digit()).collect();
     let is_number = word.starts_with(|letter: char| letter.is_ascii_digit()) && word.ends_with(char::is_alphabetic);
     is_number && matches!(units.as_str(), "s" | "m" | "h" | "ms" | "hm")
@@ -215,7 +215,7 @@ fn address(word: &str) -> String {
 }
 
 /// Names of replica sets and pods, which end in letters that no word has.
-fn of_pod(word: &str, namespace: &str) -> String {
+pub(crate) fn of_pod(word: &str, namespace: &str) -> String {
     if word == namespace {
         return "NS".to_owned();
     }

@@ -1,8 +1,10 @@
 //! The documents say what the tests run.
 #![cfg(test)]
 
-use control::walkthrough::{self, Step};
+use control::walkthrough;
 use e2e::mesh::{Mesh, kubectls};
+use e2e::page::{commands, faults};
+use e2e::verbs::with_each;
 use e2e::workspace_root;
 
 #[test]
@@ -20,48 +22,89 @@ fn the_walkthroughs_in_docs_show_the_commands_that_are_run() {
 #[test]
 fn every_link_between_documents_leads_somewhere() {
     let root = workspace_root();
-    for name in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
-        let text = std::fs::read_to_string(root.join(name)).unwrap();
+    let pages =
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "GUARANTEES.md", "samples/README.md"].map(str::to_owned);
+    for name in pages.into_iter().chain(pages_in("docs")).chain(pages_in("docs/walkthroughs")) {
+        let text = read(&name);
+        let folder = root.join(&name).parent().unwrap().to_path_buf();
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for target in targets.filter(|target| !target.starts_with("http")) {
-            assert!(root.join(target).exists(), "{name} links to `{target}`, which is not there");
+            let (file, place) = target.split_once('#').unwrap_or((target, ""));
+            assert!(folder.join(file).exists(), "{name} links to `{target}`, which is not there");
+            if !place.is_empty() {
+                let page =
+                    if file.is_empty() { text.clone() } else { std::fs::read_to_string(folder.join(file)).unwrap() };
+                assert!(
+                    anchors(&page).any(|anchor| anchor == place),
+                    "{name} links to `{target}`, a heading that is not there"
+                );
+            }
         }
     }
 }
 
-/// The commands of a section's first console block, each with the output that the text shows below it.
-fn console_block(document: &str, section: &str) -> Vec<Step> {
-    let (_, rest) = document.split_once(section).unwrap();
-    let (_, rest) = rest.split_once("```console\n").unwrap();
-    let (block, _) = rest.split_once("```").unwrap();
-    let mut steps: Vec<Step> = Vec::new();
-    for line in block.lines() {
-        if let Some(command) = line.strip_prefix("$ ") {
-            steps.push(Step { command: command.to_owned(), printed: true, output: None });
-        } else {
-            let shown = steps.last_mut().unwrap().output.get_or_insert_default();
-            shown.push_str(line);
-            shown.push('\n');
-        }
+/// The names under which the headings of a page are linked to.
+fn anchors(page: &str) -> impl Iterator<Item = String> {
+    let headings = page.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    headings.map(|heading| {
+        let kept = heading.chars().filter(|letter| letter.is_alphanumeric() || " -_".contains(*letter));
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    })
+}
+
+/// The pages of a folder, by their paths from the root.
+fn pages_in(folder: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(workspace_root().join(folder)).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let pages = paths.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    pages.map(|page| format!("{folder}/{}", page.file_name().unwrap().to_str().unwrap())).collect()
+}
+
+#[test]
+fn every_page_is_in_the_list_of_the_readme() {
+    let readme = read("README.md");
+    for page in pages_in("docs").into_iter().chain(pages_in("docs/walkthroughs")) {
+        assert!(readme.contains(&format!("]({page})")), "{page}");
     }
-    steps
+}
+
+/// A section of a page, up to the next one of its level.
+fn section<'a>(page: &'a str, title: &str) -> &'a str {
+    let (_, rest) = page.split_once(&format!("\n## {title}\n")).unwrap();
+    rest.split("\n## ").next().unwrap()
+}
+
+fn read(page: &str) -> String {
+    std::fs::read_to_string(workspace_root().join(page)).unwrap()
 }
 
 #[test]
 fn the_first_five_minutes_of_the_readme_go_as_it_says() {
-    let readme = std::fs::read_to_string(workspace_root().join("README.md")).unwrap();
-    let mut steps = console_block(&readme, "## The first five minutes\n");
-    assert!(steps.iter().any(|step| step.output.is_some()), "the block shows a result");
-    // Tests are root, and a machine with only root may have no sudo.
-    let sudo = Step { command: "sudo() { \"$@\"; }".to_owned(), printed: false, output: None };
-    steps.insert(0, sudo);
-    for kubectl in kubectls() {
-        let mesh = Mesh::down();
-        for (step, got) in steps.iter().zip(mesh.play(&kubectl, &steps)) {
-            assert_eq!(got.code, 0, "kubectl {}: {}\n{got:#?}", kubectl.version, step.command);
-            if let Some(shown) = &step.output {
-                assert_eq!(&got.stdout, shown, "kubectl {}: {}\n{got:#?}", kubectl.version, step.command);
-            }
-        }
-    }
+    let readme = read("README.md");
+    let steps = commands(section(&readme, "The first five minutes"));
+    assert!(steps.len() > 10, "{steps:?}");
+    let faults = with_each(|kubectl| faults(&Mesh::down(), kubectl, &steps));
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Types what a page shows, with the newest kubectl, in a directory that holds the samples.
+fn plays(page: &str) {
+    let (mesh, kubectls) = (Mesh::up(), kubectls());
+    let kubectl = kubectls.iter().max_by_key(|kubectl| kubectl.minor()).unwrap();
+    let samples = mesh.tidegate(&["samples", "."]);
+    assert!(samples.status.success(), "{samples:?}");
+    let steps = commands(&read(page));
+    assert!(steps.len() > 5, "{steps:?}");
+    let faults = faults(&mesh, kubectl, &steps);
+    assert!(faults.is_empty(), "{page}\n{}", faults.join("\n"));
+}
+
+#[test]
+fn the_asm_story_goes_as_its_page_says() {
+    plays("docs/walkthroughs/asm-tcp.md");
+}
+
+#[test]
+fn every_symptom_shows_what_the_page_of_troubleshooting_says() {
+    plays("docs/troubleshooting.md");
 }
