@@ -252,7 +252,8 @@ impl Mesh {
         copy
     }
 
-    fn path_with(&self, kubectl: &Kubectl) -> OsString {
+    /// The PATH of what runs in this mesh, with this kubectl first.
+    pub fn path_with(&self, kubectl: &Kubectl) -> OsString {
         let kubectl = self.reached(&kubectl.folder.join("kubectl"));
         let mut folders: Vec<PathBuf> = kubectl.parent().into_iter().map(Path::to_path_buf).collect();
         folders.extend(self.binary().parent().map(Path::to_path_buf));

@@ -386,3 +386,39 @@ fn one_mesh_is_started_at_a_time_and_its_terminal_ends_all_of_it() {
         assert_eq!(traces(&mesh), BTreeSet::new());
     }
 }
+
+#[test]
+fn a_home_in_which_nothing_may_be_run_is_no_obstacle() {
+    let mesh = Mesh::down_for(ANN);
+    let home = mesh.work_dir().join("home");
+    fs::create_dir(&home).unwrap();
+    let script = r#"set -euo pipefail
+tidegate up --detach 2>/dev/null; eval "$(tidegate env)"
+kubectl create cm cm --from-literal=a=b >/dev/null
+kubectl apply -f - >/dev/null <<EOF
+{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {terminationGracePeriodSeconds: 0, volumes: [{name: m, configMap: {name: cm}}],
+  containers: [{name: c, image: busybox, command: [sleep, infinity], volumeMounts: [{name: m, mountPath: /m}]}]}}
+EOF
+kubectl wait --for=condition=Ready pod/p --timeout=30s >/dev/null
+kubectl exec p -- sh -c 'cat /m/a; echo; grep " /m " /proc/self/mountinfo'
+tidegate down --purge 2>/dev/null"#;
+    // What the machine forbids in a mount nobody without root can allow again, whatever else is set in it.
+    let mounted = format!(
+        "mount -t tmpfs -o noexec,nodev,nosuid,uid={ANN},gid={ANN},mode=700 t {} && exec setpriv --reuid {ANN} --regid {ANN} \
+         --clear-groups bash -c \"$SCRIPT\"",
+        home.display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &mounted]).current_dir(mesh.work_dir());
+    command
+        .env("SCRIPT", script)
+        .env("HOME", &home)
+        .env("PATH", mesh.path_with(&kubectls()[1]))
+        .env_remove("KUBECONFIG");
+    let data_dir = home.join("mesh");
+    let output = command.env("TIDEGATE_DATA_DIR", &data_dir).output().unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.starts_with("b\n") && said.contains(" /m ro,nosuid,nodev,noexec"), "{said}");
+    assert_eq!(processes_of(&data_dir), []);
+}
