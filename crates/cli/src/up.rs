@@ -1,6 +1,6 @@
 //! `up`: the mesh of this machine, in the foreground, or in the background with `--detach`.
 
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -39,8 +39,8 @@ fn begin(place: &Place, arguments: &UpArguments) -> Outcome {
     if let Err(failure) = &outcome
         && arguments.detached
     {
-        // The log may be on a disk that takes no more; whoever waits reads this. Once it is ready nobody does.
-        print::out(format_args!("{failure}\n"))?;
+        // The log may be on a disk that takes no more; whoever waits reads this line. Once it is ready nobody does.
+        print::out(format_args!("{}\n", failure.to_string().replace('\n', " ")))?;
     }
     outcome
 }
@@ -105,9 +105,8 @@ fn detach(place: &Place, arguments: &UpArguments) -> Outcome {
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     let mut child = command.spawn().context("starting the daemon")?;
     let mut said = String::new();
-    let mut stdout = child.stdout.take().map(BufReader::new);
-    if let Some(stdout) = &mut stdout {
-        stdout.read_line(&mut said).context("waiting for the daemon")?;
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut said).context("waiting for the daemon")?;
     }
     if let Some(adopted) = said.trim_end().strip_prefix(READY) {
         print::err(format_args!(
@@ -116,9 +115,6 @@ fn detach(place: &Place, arguments: &UpArguments) -> Outcome {
             next_steps(place, "Next")
         ));
         return Ok(());
-    }
-    if let Some(stdout) = &mut stdout {
-        stdout.read_to_string(&mut said).context("waiting for the daemon")?;
     }
     let status = child.wait().context("waiting for the daemon")?;
     let why = said.trim_end().strip_prefix("error: ").unwrap_or("see its log");
