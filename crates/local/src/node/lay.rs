@@ -254,13 +254,20 @@ const fn full(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
+/// How often the directory above may be taken away in the moment before one is made in it: by each mesh that ends, once.
+const TAKEN_AWAY_MAX: usize = 100;
+
 fn create_dir(path: &Path) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| Error::File {
-        doing: "make the directory",
-        path: path.to_owned(),
-        source,
-    })
+    let try_once = || std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    let mut made = try_once();
+    for _ in 0..TAKEN_AWAY_MAX {
+        if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            // Another mesh has ended, and what it left above was empty until now.
+            made = try_once();
+        }
+    }
+    made.map_err(|source| Error::File { doing: "make the directory", path: path.to_owned(), source })
 }
 
 fn write_facts(settings: &NodeSettings, ranges: &Ranges) -> Result<(), Error> {
@@ -324,5 +331,32 @@ pub(super) fn absent_is_fine(doing: &'static str, path: &Path, outcome: io::Resu
             Err(Error::File { doing, path: path.to_owned(), source })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_directory_is_made_though_the_one_above_is_taken_away_by_meshes_that_end() {
+        let home = tempfile::tempdir().unwrap();
+        let (above, over) = (home.path().join("meshes"), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    // Only if it is empty, as a mesh that ends does.
+                    drop(std::fs::remove_dir(&above));
+                }
+            });
+            let own = above.join("own");
+            let tries = (0..500)
+                .map(|_| create_dir(&own).and_then(|()| absent_is_fine("remove", &own, std::fs::remove_dir(&own))));
+            let failed: Vec<_> = tries.filter_map(Result::err).collect();
+            over.store(true, Ordering::Relaxed);
+            assert!(failed.is_empty(), "{failed:?}");
+        });
     }
 }
