@@ -140,8 +140,12 @@ mod tests {
             assert!(kind.version("v1beta1").is_some());
             assert_eq!(kind.short_names, vec![short]);
             for version in &kind.versions {
-                let names: Vec<&str> = version.columns.iter().map(|column| column.name.as_str()).collect();
-                assert_eq!(names, vec![column, "Age"]);
+                let names = |wide: i64| -> Vec<&str> {
+                    let shown = version.columns.iter().filter(|column| column.priority == wide);
+                    shown.map(|column| column.name.as_str()).collect()
+                };
+                assert_eq!(names(0), [column, "Age"]);
+                assert_eq!(names(1), ["Enforced", "Why"]);
                 assert!(kind.has_status(&version.name));
                 assert!(version.schema.as_ref().unwrap().unchecked().is_empty());
             }

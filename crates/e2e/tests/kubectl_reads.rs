@@ -99,6 +99,9 @@ fn gets() -> Vec<Line> {
             "NAME ACTION AGE\nauthorizationpolicy.security.istio.io/only ALLOW AGE\n\
              NAME MODE AGE\npeerauthentication.security.istio.io/modes PERMISSIVE AGE",
         ),
+        line("kubectl get ap only -o wide").says(
+            "NAME ACTION AGE ENFORCED WHY\nonly ALLOW AGE False 0/0 proxies: no pod that it selects is in the mesh",
+        ),
         line("kubectl get sts,ds,cronjobs,pvc,ing").says("No resources found in NS namespace."),
         line("kubectl get pods none").fails().says("Error from server (NotFound): pods \"none\" not found"),
         line("timeout 20 grep -m1 later <(kubectl get cm -w -o name & kubectl create cm later >&2)")

@@ -178,15 +178,20 @@ fn rows_of_nodes_and_events() {
     }
 }
 
-// S-4
+// S-4; what is wide is of this mesh
 #[test]
 fn s_4_columns_of_policies() {
-    let policy = object("security.istio.io/v1", "AuthorizationPolicy", json!({"spec": {"action": "DENY"}}));
-    assert_eq!(row("security.istio.io", "authorizationpolicies", &policy), ["a", "DENY", "2m13s"]);
+    let policy = object(
+        "security.istio.io/v1",
+        "AuthorizationPolicy",
+        json!({"spec": {"action": "DENY"}, "status": {"conditions": [{"type": "Accepted", "status": "True", "message": ""},
+            {"type": "Enforced", "status": "False", "message": "because"}]}}),
+    );
+    assert_eq!(row("security.istio.io", "authorizationpolicies", &policy), ["a", "DENY", "2m13s", "False", "because"]);
     let silent = object("security.istio.io/v1", "AuthorizationPolicy", json!({"spec": {}}));
-    assert_eq!(row("security.istio.io", "authorizationpolicies", &silent), ["a", "null", "2m13s"]);
+    assert_eq!(row("security.istio.io", "authorizationpolicies", &silent), ["a", "null", "2m13s", "null", "null"]);
     let mutual = object("security.istio.io/v1", "PeerAuthentication", json!({"spec": {"mtls": {"mode": "STRICT"}}}));
-    assert_eq!(row("security.istio.io", "peerauthentications", &mutual), ["a", "STRICT", "2m13s"]);
+    assert_eq!(row("security.istio.io", "peerauthentications", &mutual), ["a", "STRICT", "2m13s", "null", "null"]);
     let route = object("networking.istio.io/v1", "VirtualService", json!({"spec": {"hosts": ["x", "y"]}}));
     assert_eq!(row("networking.istio.io", "virtualservices", &route), ["a", "null", "[\"x\",\"y\"]", "2m13s"]);
 }
