@@ -175,7 +175,7 @@ pub(crate) fn log_to_stderr() {
     lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
 }
 
-/// A pod costs four descriptors here: as many pods as the system lets this process have.
+/// A pod costs a dozen descriptors here: as many pods as the system lets this process have.
 pub(crate) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

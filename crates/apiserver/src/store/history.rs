@@ -8,7 +8,7 @@ use serde_json::Value;
 /// Events kept for watches that start in the past: what a busy mesh of some hundred pods makes in ten minutes. Older: 410.
 pub(crate) const EVENTS_MAX: usize = 10_000;
 /// What these may take, what was before and what is after counted for each: an object in memory is ten times as large as its
-/// text, and a mesh is to be small. Nine hundred updates of a policy, with their status, fit, and take 16 MiB.
+/// text, and a mesh is to be small. Six hundred updates of a policy, with their status, fit, and take 16 MB.
 const BYTES_MAX: usize = 48 * 1024 * 1024;
 /// Events that one look at the history copies while it holds the lock.
 const EVENTS_AT_ONCE_MAX: usize = 256;
