@@ -21,8 +21,8 @@ use linux::bpf::{Attached, Hook, Label, Loaded, Map, MapKind, Program, Reg, Size
 
 /// Addresses that a node has room for, of each family; pods beyond take the long way.
 const ADDRESSES_MAX: u32 = 16_384;
-/// Notes, of each family: 2 MB of the kernel's memory.
-const NOTES_MAX: u32 = 32_768;
+/// Notes, of each family.
+const NOTES_MAX: u32 = 16_384;
 
 /// Numbers of functions of the kernel.
 const UPDATE: i32 = 2;

@@ -19,6 +19,8 @@ const MAP_UPDATE: libc::c_long = 2;
 const MAP_DELETE: libc::c_long = 3;
 const PROG_LOAD: libc::c_long = 5;
 const LINK_CREATE: libc::c_long = 28;
+/// Flag of a map.
+const NO_PREALLOC: u32 = 1;
 /// What the kernel says about a program that it refuses is cut off after this.
 const WORDS_MAX: usize = 64 * 1024;
 
@@ -26,9 +28,9 @@ const WORDS_MAX: usize = 64 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum MapKind {
-    /// An element stays until it is removed; a full map refuses more.
+    /// An element stays until it is removed; a full map refuses more. Memory is taken by each element.
     Hash = 1,
-    /// A full map forgets what was used least lately.
+    /// A full map forgets what was used least lately. All memory is taken at once.
     LruHash = 9,
 }
 
@@ -79,6 +81,7 @@ struct CreateMap {
     key: u32,
     value: u32,
     entries: u32,
+    flags: u32,
 }
 
 #[repr(C)]
@@ -119,7 +122,11 @@ struct Link {
 impl Map {
     /// A map with room for `entries` elements; sizes in bytes.
     pub fn create(kind: MapKind, key: usize, value: usize, entries: u32) -> Result<Self, Error> {
-        let attributes = CreateMap { kind: kind as u32, key: size(key), value: size(value), entries };
+        let flags = match kind {
+            MapKind::Hash => NO_PREALLOC,
+            MapKind::LruHash => 0,
+        };
+        let attributes = CreateMap { kind: kind as u32, key: size(key), value: size(value), entries, flags };
         let handle = opened(MAP_CREATE, &attributes).map_err(failed("make a map"))?;
         Ok(Self { handle, key, value })
     }
