@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use linux::netns::{NetNs, unpin};
 use linux::route::{Link, Mac, Route, Router, Target, VethEnd};
@@ -254,20 +255,27 @@ const fn full(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-/// How often the directory above may be taken away in the moment before one is made in it: by each mesh that ends, once.
-const TAKEN_AWAY_MAX: usize = 100;
+/// For how long the directory above may be taken away in the moment before one is made in it: by each mesh that ends, once.
+const TAKEN_AWAY_FOR: Duration = Duration::from_secs(5);
 
 fn create_dir(path: &Path) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt;
-    let try_once = || std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    let mut made = try_once();
-    for _ in 0..TAKEN_AWAY_MAX {
-        if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+    let began = Instant::now();
+    loop {
+        match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
             // Another mesh has ended, and what it left above was empty until now.
-            made = try_once();
+            Err(error) if error.kind() == io::ErrorKind::NotFound && began.elapsed() < TAKEN_AWAY_FOR => {
+                std::thread::yield_now();
+            }
+            made => {
+                return made.map_err(|source| Error::File {
+                    doing: "make the directory",
+                    path: path.to_owned(),
+                    source,
+                });
+            }
         }
     }
-    made.map_err(|source| Error::File { doing: "make the directory", path: path.to_owned(), source })
 }
 
 fn write_facts(settings: &NodeSettings, ranges: &Ranges) -> Result<(), Error> {
