@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -18,6 +18,11 @@ use crate::settings::Place;
 /// How long a daemon may take to end by itself: its slowest part is the largest grace period of its pods, cut to
 /// 10 s when a mesh goes down, plus removing 500 of them.
 const ENDING_MAX: Duration = Duration::from_secs(20);
+
+/// How long the lock may be held by what a killed daemon left: a process that it was just about to start holds it until
+/// that runs its program. Also by whoever looks who holds it.
+const LEFT_MAX: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What the daemon writes into its lock file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +51,12 @@ impl Lock {
         let path = lock_file(place);
         let file = linux::files::open_to_write(&path, OFlags::empty(), Mode::RUSR | Mode::WUSR)?;
         place.give(&path)?;
-        if !try_lock(&file, &path)? {
-            return Ok(None);
+        let began = Instant::now();
+        while !try_lock(&file, &path)? {
+            if began.elapsed() > LEFT_MAX || named_in(&path)?.is_some_and(|daemon| daemon.lives()) {
+                return Ok(None);
+            }
+            std::thread::sleep(LOOK_AGAIN); // timer: nothing tells when a lock is let go of, but waiting for it, which has no bound
         }
         Ok(Some(Self { file }))
     }
@@ -62,6 +71,22 @@ impl Lock {
         self.file.write_all(text.as_bytes())?;
         Ok(())
     }
+}
+
+impl Daemon {
+    /// Whether there is a process of its number.
+    fn lives(&self) -> bool {
+        let asked = Pid::from_raw(self.pid).map(rustix::process::test_kill_process);
+        asked.is_some_and(|answer| answer != Err(Errno::SRCH))
+    }
+}
+
+/// What the last holder of the lock has said of itself; none if it has not yet.
+fn named_in(path: &Path) -> Result<Option<Daemon>> {
+    let mut text = String::new();
+    let read = linux::files::open_to_read(path)?.read_to_string(&mut text);
+    read.with_context(|| format!("reading `{}`", path.display()))?;
+    Ok(serde_json::from_str(&text).ok())
 }
 
 fn try_lock(file: &File, path: &Path) -> Result<bool> {
@@ -80,14 +105,13 @@ pub(crate) fn running(place: &Place) -> Result<Option<Daemon>> {
     if !there.with_context(|| format!("looking at `{}`; run this as the user who ran `up`", path.display()))? {
         return Ok(None);
     }
-    let mut file = linux::files::open_to_read(&path)?;
-    if try_lock(&file, &path)? {
+    if try_lock(&linux::files::open_to_read(&path)?, &path)? {
         return Ok(None);
     }
-    let mut text = String::new();
-    file.read_to_string(&mut text).with_context(|| format!("reading `{}`", path.display()))?;
-    // The holder writes right after it has the lock: an empty file is a daemon in its first microseconds.
-    Ok(Some(serde_json::from_str(&text).unwrap_or(Daemon { pid: 0, port: 0, version: String::new() })))
+    // The holder writes right after it has the lock: one that has said nothing is a daemon in its first microseconds.
+    let daemon = named_in(&path)?.unwrap_or(Daemon { pid: 0, port: 0, version: String::new() });
+    // One that was killed may have left the lock for a moment (`LEFT_MAX`).
+    Ok(Some(daemon).filter(|daemon| daemon.pid == 0 || daemon.lives()))
 }
 
 /// Ends the daemon of this data directory, if one runs, and returns when it is gone.
@@ -172,6 +196,23 @@ mod tests {
         drop(lock);
         assert_eq!(running(&place).unwrap(), None);
         assert!(!end(&place).unwrap());
+    }
+
+    #[test]
+    fn a_lock_that_a_killed_daemon_left_to_a_child_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::resolve(&DataDirArgument { data_dir: Some(dir.path().to_path_buf()) }).unwrap();
+        let mut left = Lock::take(&place).unwrap().unwrap();
+        // No process has so high a number.
+        let daemon = Daemon { pid: i32::MAX, port: 1, version: String::new() };
+        left.file.write_all(serde_json::to_string(&daemon).unwrap().as_bytes()).unwrap();
+        assert_eq!(running(&place).unwrap(), None);
+        let child = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50)); // timer: the lock is held while the next daemon asks for it
+            drop(left);
+        });
+        assert!(Lock::take(&place).unwrap().is_some());
+        child.join().unwrap();
     }
 
     #[test]
