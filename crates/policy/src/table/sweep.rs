@@ -63,7 +63,7 @@ struct Sweep<'a> {
     product: Product<'a>,
     /// For a peer without identity at the present address.
     tally: Vec<Tally>,
-    /// Counts the changes of `tally`.
+    /// Counts the changes of `tally`, and of which addresses of rules hold: what an identity gets depends on both.
     version: u64,
     /// Ranges of classes whose tally changed since the last column was painted.
     touched: Vec<(usize, usize)>,
@@ -115,6 +115,8 @@ impl Sweep<'_> {
         while let Some(here) = at.filter(|here| *here <= last) {
             while let Some(edge) = edges.next_if(|edge| edge.at <= here) {
                 if let Some(rule) = self.product.cross(edge) {
+                    // Also a rule that never holds without an identity may now hold, or not, for one.
+                    self.version += 1;
                     let holds = self.product.holds_anonymous(rule);
                     if self.product.set_counted(rule, holds) {
                         self.toggle(rule, holds)?;

@@ -210,3 +210,26 @@ fn the_bound_holds_to_the_entry() {
     assert_eq!(refused, TooLarge { count: ENTRIES_PER_POD_MAX + 1, bound: Bound::Entries });
     assert!(refused.to_string().contains("at least 16385 table entries, at most 16384 are allowed"), "{refused}");
 }
+
+#[test]
+fn one_of_two_pods_with_the_same_identity_is_let_in_by_its_address() {
+    let spec = json!({"action": "ALLOW", "rules": [{"from": [
+        {"source": {"ipBlocks": ["10.0.0.5"], "principals": ["cluster.local/ns/foo/sa/sleep"]}}]}]});
+    let mut mesh = Mesh {
+        workloads: vec![
+            workload("tcp-echo", "tcp-echo", ADDRESS),
+            workload("sleep", "sleep", "10.0.0.5"),
+            workload("sleep-2", "sleep", "10.0.0.6"),
+            workload("sleep-3", "sleep", "10.0.0.8"),
+        ],
+        ..Mesh::default()
+    };
+    let document = json!({"kind": "AuthorizationPolicy", "metadata": {"name": "p", "namespace": "foo"}, "spec": spec});
+    mesh.policies.push(Arc::new(authorization_policy(&document, &mesh.settings).admitted().unwrap()));
+    let table = made(&compile(&mesh, 7, None));
+    for (address, wanted) in
+        [("10.0.0.5", Verdict::Accept), ("10.0.0.6", Verdict::Reject), ("10.0.0.8", Verdict::Reject)]
+    {
+        assert_eq!(table.verdict(address.parse().unwrap(), 9000), wanted, "{address}");
+    }
+}
