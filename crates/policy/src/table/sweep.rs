@@ -63,7 +63,7 @@ struct Sweep<'a> {
     product: Product<'a>,
     /// For a peer without identity at the present address.
     tally: Vec<Tally>,
-    /// Counts the changes of `tally`, and of which addresses of rules hold: what an identity gets depends on both.
+    /// Counts the changes of which addresses of rules hold, on which `tally` and what an identity gets depend.
     version: u64,
     /// Ranges of classes whose tally changed since the last column was painted.
     touched: Vec<(usize, usize)>,
@@ -115,7 +115,6 @@ impl Sweep<'_> {
         while let Some(here) = at.filter(|here| *here <= last) {
             while let Some(edge) = edges.next_if(|edge| edge.at <= here) {
                 if let Some(rule) = self.product.cross(edge) {
-                    // Also a rule that never holds without an identity may now hold, or not, for one.
                     self.version += 1;
                     let holds = self.product.holds_anonymous(rule);
                     if self.product.set_counted(rule, holds) {
@@ -138,7 +137,6 @@ impl Sweep<'_> {
     }
 
     fn toggle(&mut self, rule: usize, holds: bool) -> Result<(), TooLarge> {
-        self.version += 1;
         let Some(rule) = self.product.rules.get(rule) else {
             return Ok(());
         };
