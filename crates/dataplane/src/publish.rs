@@ -287,6 +287,7 @@ fn wanted(pod: &Pod, snapshot: &Snapshot) -> (Wanted, Option<Trouble>) {
 }
 
 fn judge_batch(pods: &[Arc<Pod>], batch: Vec<Written>, snapshot: &Arc<Snapshot>) -> Vec<(WorkloadId, Enforcement)> {
+    let by_address: ByAddress<'_> = pods.iter().flat_map(|pod| pod.addresses().map(|address| (address, pod))).collect();
     let mut early: Vec<usize> = vec![0; batch.len()];
     let mut barrier = false;
     if batch.iter().any(|written| written.to_judge) {
@@ -296,7 +297,7 @@ fn judge_batch(pods: &[Arc<Pod>], batch: Vec<Written>, snapshot: &Arc<Snapshot>)
             let crossing = scope.spawn(linux::membarrier::global);
             for (resets, Written { pod, .. }) in early.iter_mut().zip(&batch).filter(|(_, written)| written.to_judge) {
                 // What cannot be listed now is told of the second time.
-                *resets = reset(pods, pod).map_or(0, |judged| judged.resets);
+                *resets = reset(&by_address, pod).map_or(0, |judged| judged.resets);
             }
             let crossed = crossing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             barrier = crossed.inspect_err(|error| tracing::error!(%error, "cannot wait for packets in flight")).is_ok();
@@ -304,7 +305,7 @@ fn judge_batch(pods: &[Arc<Pod>], batch: Vec<Written>, snapshot: &Arc<Snapshot>)
     }
     let judged = batch.into_iter().zip(early).map(|(Written { pod, trouble, to_judge }, early)| {
         let enforcement = if to_judge {
-            judge(pods, &pod, trouble, snapshot, barrier, early)
+            judge(&by_address, &pod, trouble, snapshot, barrier, early)
         } else {
             enforcement(&pod, &lock(&pod.progress), snapshot, false, 0)
         };
@@ -313,11 +314,12 @@ fn judge_batch(pods: &[Arc<Pod>], batch: Vec<Written>, snapshot: &Arc<Snapshot>)
     judged.collect()
 }
 
+/// The attached pods.
+type ByAddress<'p> = HashMap<IpAddr, &'p Arc<Pod>>;
+
 /// Resets what the table in force no longer permits.
-fn reset(pods: &[Arc<Pod>], pod: &Pod) -> Result<revoke::Judged, linux::Error> {
+fn reset(by_address: &ByAddress<'_>, pod: &Pod) -> Result<revoke::Judged, linux::Error> {
     let in_force = lock(&pod.progress).verdicts.in_force().cloned();
-    let by_address: HashMap<IpAddr, &Arc<Pod>> =
-        pods.iter().flat_map(|other| other.addresses().map(|address| (address, other))).collect();
     let find = |address: IpAddr| by_address.get(&address).map(|other| &other.sockets);
     let mut peers = Peers { find: &find, unmarked: HashMap::new() };
     let known = std::cell::RefCell::new(HashMap::new());
@@ -332,7 +334,7 @@ fn reset(pods: &[Arc<Pod>], pod: &Pod) -> Result<revoke::Judged, linux::Error> {
 
 /// Resets what is left; the generation is in force after that. `early`: how many were reset before the barrier.
 fn judge(
-    pods: &[Arc<Pod>],
+    by_address: &ByAddress<'_>,
     pod: &Pod,
     trouble: Option<Trouble>,
     snapshot: &Arc<Snapshot>,
@@ -341,7 +343,7 @@ fn judge(
 ) -> Enforcement {
     let in_force = lock(&pod.progress).verdicts.in_force().map(|wanted| wanted.generation);
     let workload = || Box::new(pod.workload().clone());
-    let (resets, mut not_judged) = match reset(pods, pod) {
+    let (resets, mut not_judged) = match reset(by_address, pod) {
         Ok(judged) if judged.left > 0 => {
             let left = Error::StillOpen { workload: workload(), left: judged.left, rounds: judged.rounds };
             (judged.resets, Some(Trouble::NotJudged(left)))
