@@ -11,7 +11,7 @@ pub(crate) mod packet;
 mod permits;
 mod tell;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc as commands;
@@ -213,8 +213,8 @@ struct Pod {
     window: Window,
     permits: Permits,
     permitted: Arc<Tally>,
-    /// When what waits is to be read, and what told so; until then the kernel does not wake us for those.
-    collected: Option<(Instant, BTreeSet<u64>)>,
+    /// When what waits is to be read; until then the kernel does not wake us again for a source that told so.
+    collected: Option<Instant>,
 }
 
 struct Reader {
@@ -243,19 +243,14 @@ impl Reader {
                         return;
                     }
                 } else if let Some(pod) = self.pods.get_mut(&(name / SOURCES)) {
-                    let collected =
-                        pod.collected.get_or_insert_with(|| (Instant::now() + COLLECT_FOR, BTreeSet::new()));
-                    collected.1.insert(name);
+                    pod.collected.get_or_insert_with(|| Instant::now() + COLLECT_FOR);
                 }
             }
             let now = Instant::now();
-            for pod in self.pods.values_mut() {
-                if let Some((_, told)) = pod.collected.take_if(|(at, _)| *at <= now) {
-                    if pod.read(TURN, &self.records, &mut self.ids) {
-                        pod.hear(&self.epoll, told);
-                    } else {
-                        pod.collected = Some((now, told));
-                    }
+            for (name, pod) in &mut self.pods {
+                if pod.collected.is_some_and(|at| at <= now) && pod.read(TURN, &self.records, &mut self.ids) {
+                    pod.collected = None;
+                    pod.hear(*name, |event, source| epoll::modify(&self.epoll, source, event, ONCE));
                 }
                 pod.write_folds(Some(now), &self.records, &mut self.ids);
                 pod.with_permits(&self.records, &mut self.ids, |permits, context| permits.look(now, context));
@@ -265,12 +260,8 @@ impl Reader {
 
     /// Until the next second of a pod with folded refusals is over, or sockets are to be listed.
     fn until_due(&self) -> Option<Timespec> {
-        let due = self
-            .pods
-            .values()
-            .flat_map(|pod| [pod.window.due(), pod.permits.due(), pod.collected.as_ref().map(|(at, _)| *at)])
-            .flatten()
-            .min()?;
+        let due =
+            self.pods.values().flat_map(|pod| [pod.window.due(), pod.permits.due(), pod.collected]).flatten().min()?;
         // One more millisecond than left, so that it is over when this returns.
         let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Timespec::try_from(left).ok()
@@ -318,29 +309,19 @@ impl Reader {
         let Watched { workload, listener, generations, tally, sources, permitted } = watched;
         let (window, permits) = (Window::begin(Instant::now()), Permits::begin(sources));
         let pod = Pod { workload, listener, generations, tally, window, permits, permitted, collected: None };
-        for (event, handle) in (name * SOURCES..).zip(pod.sources()) {
-            if let Err(errno) = epoll::add(&self.epoll, handle, epoll::EventData::new_u64(event), ONCE) {
-                let workload = &pod.workload;
-                tracing::error!(%errno, %workload, "cannot wait for verdicts of a workload: they are counted by the kernel only");
-            }
-        }
+        pod.hear(name, |event, source| epoll::add(&self.epoll, source, event, ONCE));
         self.pods.insert(name, pod);
     }
 }
 
 impl Pod {
-    fn sources(&self) -> [BorrowedFd<'_>; 3] {
+    /// Has the kernel wake us at the next word of each source, of which some may be waited for already.
+    fn hear(&self, name: u64, wait: impl Fn(epoll::EventData, BorrowedFd<'_>) -> rustix::io::Result<()>) {
         let [accepts, endings] = self.permits.sources();
-        [self.listener.as_fd(), accepts, endings]
-    }
-
-    /// Wakes up again at the next word of the sources of these events.
-    fn hear(&self, epoll: &OwnedFd, events: BTreeSet<u64>) {
-        for event in events {
-            let source = usize::try_from(event % SOURCES).ok().and_then(|at| self.sources().get(at).copied());
-            let heard = source.map(|source| epoll::modify(epoll, source, epoll::EventData::new_u64(event), ONCE));
-            if let Some(Err(errno)) = heard {
-                tracing::error!(%errno, workload = %self.workload, "cannot wait for verdicts of a workload: they are told late");
+        for (event, source) in (name * SOURCES..).zip([self.listener.as_fd(), accepts, endings]) {
+            if let Err(errno) = wait(epoll::EventData::new_u64(event), source) {
+                let workload = &self.workload;
+                tracing::error!(%errno, %workload, "cannot wait for verdicts of a workload: they are told late, or counted by the kernel only");
             }
         }
     }
