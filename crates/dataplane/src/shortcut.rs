@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use linux::bpf::{Attached, Hook, Label, Loaded, Map, MapKind, Program, Reg, Size, Test};
+use linux::bpf::{Attached, Hook, Label, Loaded, Map, MapKind, PASS_ON, Program, Reg, Size, Test};
 
 /// Addresses that a node has room for, of each family; pods beyond take the long way.
 const ADDRESSES_MAX: u32 = 16_384;
@@ -28,8 +28,6 @@ const NOTES_MAX: u32 = 16_384;
 const UPDATE: i32 = 2;
 const DELETE: i32 = 3;
 const REDIRECT_PEER: i32 = 155;
-/// Answer of a program: what comes after it decides.
-const LONG_WAY: i32 = -1;
 
 /// Offsets in what a program knows of a packet (`struct __sk_buff`).
 const KIND: i16 = 4;
@@ -164,7 +162,7 @@ fn program(v4: &Maps, v6: &Maps) -> Program {
     p.load(Size::One, Reg::R1, BYTES, ETHERNET).and(Reg::R1, 0xf0).jump_if(Reg::R1, Test::Differs, 0x60, long_way);
     way_of(&mut p, &V6, v6, long_way);
 
-    p.place(long_way).set(Reg::R0, LONG_WAY).exit();
+    p.place(long_way).set(Reg::R0, PASS_ON).exit();
     p
 }
 

@@ -19,6 +19,9 @@ const MAP_UPDATE: libc::c_long = 2;
 const MAP_DELETE: libc::c_long = 3;
 const PROG_LOAD: libc::c_long = 5;
 const LINK_CREATE: libc::c_long = 28;
+/// Answer of a program for packets: what comes after it decides.
+pub const PASS_ON: i32 = -1;
+
 /// Flag of a map.
 const NO_PREALLOC: u32 = 1;
 /// What the kernel says about a program that it refuses is cut off after this.
@@ -133,14 +136,14 @@ impl Map {
 
     /// Gives `key` this value.
     pub fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<(), Error> {
-        self.fits(key, value)?;
+        self.fits(key.len(), value.len())?;
         let element = self.element(key, value.as_ptr());
         call(MAP_UPDATE, &element).map(drop).map_err(failed("write to a map"))
     }
 
     /// Takes `key` out; one that is not there is no error.
     pub fn remove(&mut self, key: &[u8]) -> Result<(), Error> {
-        self.fits(key, &vec![0; self.value])?;
+        self.fits(key.len(), self.value)?;
         match call(MAP_DELETE, &self.element(key, std::ptr::null())) {
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(failed("remove from a map")(error)),
             Ok(_) | Err(_) => Ok(()),
@@ -152,8 +155,8 @@ impl Map {
     }
 
     /// The kernel reads as many bytes as the map's sizes say.
-    fn fits(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
-        if key.len() == self.key && value.len() == self.value {
+    fn fits(&self, key: usize, value: usize) -> Result<(), Error> {
+        if (key, value) == (self.key, self.value) {
             return Ok(());
         }
         Err(failed("use a map with keys and values of another size")(io::ErrorKind::InvalidInput.into()))

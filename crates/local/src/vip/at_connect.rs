@@ -133,23 +133,26 @@ impl AtConnect {
         Ok(Self { v4, v6, led: BTreeMap::new(), pods: BTreeMap::new() })
     }
 
-    /// Leads VIPs to where these forwards say, for these pods.
+    /// Leads VIPs to where these forwards say, for these pods. After an error nobody knows what is led: it is to be dropped.
     pub(super) fn sync(&mut self, forwards: &Forwards, pods: &[PodLink]) -> Result<(), Error> {
         self.know(pods)?;
         let fits =
             |(vip, targets): &(&Endpoint, &Targets)| vip.transport == Transport::Tcp && targets.len() <= TARGETS_MAX;
         let wanted: BTreeMap<Endpoint, Targets> =
             forwards.forwards.iter().filter(fits).map(|(vip, targets)| (*vip, targets.clone())).collect();
-        for vip in self.led.keys().filter(|vip| !wanted.contains_key(*vip)) {
-            let of = if vip.address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
-            of.leave(vip)?;
+        let before = std::mem::take(&mut self.led);
+        for vip in before.keys().filter(|vip| !wanted.contains_key(*vip)) {
+            self.of(vip).leave(vip)?;
         }
-        for (vip, targets) in wanted.iter().filter(|(vip, targets)| self.led.get(*vip) != Some(*targets)) {
-            let of = if vip.address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
-            of.lead(vip, targets)?;
+        for (vip, targets) in wanted.iter().filter(|(vip, targets)| before.get(*vip) != Some(*targets)) {
+            self.of(vip).lead(vip, targets)?;
         }
         self.led = wanted;
         Ok(())
+    }
+
+    const fn of(&mut self, vip: &Endpoint) -> &mut Led {
+        if vip.address.is_ipv4() { &mut self.v4 } else { &mut self.v6 }
     }
 
     /// Only who is known is led: it must not be led to itself.
@@ -187,7 +190,6 @@ const COUNT: Reg = Reg::R9;
 fn program(family: Family, vips: &Map, own: &Map) -> Program {
     let mut p = Program::new();
     let (go_on, another) = (p.label(), p.label());
-    let words = || (0..family.end()).step_by(4);
     p.copy(CALL, Reg::R1);
     p.load(Size::Four, Reg::R1, CALL, PROTOCOL).jump_if(Reg::R1, Test::Differs, TCP, go_on);
     for word in (0..family.length).step_by(4) {
@@ -202,7 +204,7 @@ fn program(family: Family, vips: &Map, own: &Map) -> Program {
     p.load(Size::Four, COUNT, FOUND, 0).and(COUNT, TARGETS_MASK);
     p.multiply_register(CHOSEN, COUNT).shift_right(CHOSEN, 16).multiply(CHOSEN, family.end().into());
     p.add_register(FOUND, CHOSEN);
-    for word in words() {
+    for word in (0..family.end()).step_by(4) {
         p.load(Size::Four, Reg::R1, FOUND, BEFORE_TARGETS + word).store(Size::Four, Reg::Stack, TARGET + word, Reg::R1);
     }
     p.copy(Reg::R1, CALL).call(NETNS_COOKIE).store(Size::Eight, Reg::Stack, NAMESPACE, Reg::R0);
