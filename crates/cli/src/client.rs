@@ -20,6 +20,11 @@ pub(crate) use server::Server;
 use crate::daemon;
 use crate::settings::Place;
 
+/// What a command asks from: it waits for one answer at a time.
+pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
 /// Sends `GET path` to the daemon of this place and returns its answer once the head is there.
 pub(crate) async fn get(place: &Place, path: &str) -> Result<http::Response<Incoming>> {
     let response = ask(&server(place)?, path).await?;

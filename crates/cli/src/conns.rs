@@ -54,7 +54,7 @@ struct CloseArguments {
 
 /// Lists or closes.
 pub(crate) fn run(arguments: &ConnsArguments) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = client::runtime()?;
     match &arguments.verb {
         Some(ConnsVerb::Close(close)) => runtime.block_on(self::close(close)),
         None => {

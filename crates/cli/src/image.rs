@@ -151,7 +151,7 @@ fn list(arguments: &ListArguments) -> Outcome {
 }
 
 fn ask(place: &Place) -> Result<Value, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = client::runtime()?;
     runtime.block_on(async {
         let response = client::get(place, IMAGES_PATH).await.exit_with(Exit::Unreachable)?;
         let body = response.into_body().collect().await.context("reading the list").exit_with(Exit::Unreachable)?;
@@ -244,7 +244,7 @@ fn tell_mesh(place: &Place) -> Outcome {
     if daemon::running(place)?.is_none_or(|daemon| daemon.port == 0) {
         return Ok(());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = client::runtime()?;
     if let Err(error) = runtime.block_on(client::post(place, IMAGES_PATH, Vec::new())) {
         print::err(format_args!(
             "note: the mesh could not be told ({error:#}); its pods look again within five minutes"

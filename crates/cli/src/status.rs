@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &StatusArguments) -> Outcome {
 }
 
 fn ask(place: &Place) -> Result<Value, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = client::runtime()?;
     runtime.block_on(async {
         let response = client::get(place, "/tidegate/v1/status").await.exit_with(Exit::Unreachable)?;
         let body = response.into_body().collect().await.context("reading the status").exit_with(Exit::Unreachable)?;

@@ -16,7 +16,7 @@ const LINE_BYTES_MAX: usize = 256 * 1024;
 /// Prints one line per decision that the filters let through.
 pub(crate) fn run(arguments: &TapArguments) -> Outcome {
     let place = Place::resolve(&arguments.place)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = client::runtime()?;
     runtime.block_on(async {
         let verdict = match arguments.verdict {
             Verdicts::Denied => "denied",

@@ -29,7 +29,7 @@ pub(crate) struct WhyArguments {
 pub(crate) fn run(arguments: &WhyArguments) -> Outcome {
     let Some(id) = &arguments.id else {
         let place = Place::resolve(&arguments.place)?;
-        let record = runtime()?.block_on(last_denial(&place))?;
+        let record = client::runtime()?.block_on(last_denial(&place))?;
         return print(&place, &record, arguments.output);
     };
     let id = parse_id(id).ok_or_else(|| Failure::says(Exit::Usage, conns::wrong_id(id)))?;
@@ -39,12 +39,8 @@ pub(crate) fn run(arguments: &WhyArguments) -> Outcome {
 /// The same for whoever has read the id.
 pub(crate) fn tell(place: &DataDirArgument, id: u64, output: Format) -> Outcome {
     let place = Place::resolve(place)?;
-    let record = runtime()?.block_on(record(&place, id))?;
+    let record = client::runtime()?.block_on(record(&place, id))?;
     print(&place, &record, output)
-}
-
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 fn print(place: &Place, record: &Record, output: Format) -> Outcome {

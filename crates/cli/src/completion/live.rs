@@ -17,7 +17,7 @@ const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// All names of a kind, sorted; workloads as `NAME.NAMESPACE`, policies as `NAMESPACE/NAME`.
 pub(super) fn names(place: &DataDirArgument, kind: Kind) -> Vec<String> {
     let Ok(place) = Place::resolve(place) else { return Vec::new() };
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
+    let Ok(runtime) = client::runtime() else { return Vec::new() };
     let lists: &[&str] = match kind {
         Kind::Workload => &["/apis/apps/v1/deployments", "/api/v1/pods"],
         Kind::Policy => &["/apis/security.istio.io/v1/authorizationpolicies"],

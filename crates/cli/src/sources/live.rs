@@ -31,7 +31,7 @@ const TEXT_BYTES: usize = 4 * 1024 * 1024;
 
 /// Every object that counts, from the mesh of this machine or from the cluster of a kubeconfig.
 pub(super) fn texts(how: &ReadArguments) -> Result<Vec<Text>, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = client::runtime()?;
     let server = match &how.kubeconfig {
         Some(path) => kubeconfig::server(path, how.context.as_deref()).exit_with(Exit::BadInput)?,
         None => client::server(&Place::resolve(&how.place)?).exit_with(Exit::Unreachable)?,
