@@ -293,7 +293,7 @@ pub async fn attach(run: &Path, stdin: bool) -> Result<Attached, Error> {
     let (input, input_end) = duplex(WAITING_BYTES_MAX);
     let (resize, sizes) = mpsc::channel(SIZES_MAX);
     let end = async move {
-        // The end of what the program says is the end; that of the input is not.
+        // The end of what the program says is the end; that of the input is not, nor a program that takes no more.
         tokio::select! {
             () = receive(from, stdout_end, stderr_end) => {}
             () = send(to, stdin.then_some(input_end), sizes) => {}
@@ -320,7 +320,8 @@ async fn receive(mut from: impl AsyncRead + Unpin, mut stdout: DuplexStream, mut
     }
 }
 
-/// Sends input and sizes; goes on when both have ended, for closing the connection would say that the client has left.
+/// Sends input and sizes. Never returns: closing the connection would say that the client has left, and when nobody takes
+/// input any more there may still be words to receive.
 async fn send(
     mut to: tokio::net::unix::OwnedWriteHalf,
     mut input: Option<DuplexStream>,
@@ -339,7 +340,7 @@ async fn send(
             }
         };
         if to.write_all(&frame).await.is_err() {
-            return;
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -123,3 +123,21 @@ async fn a_client_that_does_not_read_is_waited_for_and_the_output_stays_bounded(
     .unwrap();
     drop(idle);
 }
+
+#[tokio::test]
+async fn the_last_words_arrive_although_input_is_on_its_way_to_a_program_that_has_ended() {
+    // Either of the two may be looked at first.
+    for _ in 0..50 {
+        let directory = tempfile::tempdir().unwrap();
+        let mut attachments = Attachments::open(directory.path(), None);
+        let mut client = attach(directory.path(), true).await.unwrap();
+        attachments.work();
+        attachments.tell(OUTPUT, b"ha");
+        attachments.finish();
+        client.stdin.as_mut().unwrap().write_all(b"more").await.unwrap();
+        client.end.await;
+        let mut said = Vec::new();
+        client.stdout.read_to_end(&mut said).await.unwrap();
+        assert_eq!(said, b"ha");
+    }
+}
