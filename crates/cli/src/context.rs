@@ -59,10 +59,7 @@ fn legal_namespace(name: &str) -> Result<&str, Failure> {
 fn link_istioctl(place: &Place) -> Result<PathBuf> {
     let bin = place.data_dir.join("bin");
     let binary = std::env::current_exe().context("finding this binary")?;
-    if !bin.exists() {
-        std::fs::create_dir(&bin).with_context(|| format!("making `{}`", bin.display()))?;
-        place.give(&bin)?;
-    }
+    place.make_folder(&bin, 0o755).with_context(|| format!("making `{}`", bin.display()))?;
     for name in ["istioctl", "tidegate"] {
         let link = bin.join(name);
         if std::fs::read_link(&link).is_ok_and(|target| target == binary) {

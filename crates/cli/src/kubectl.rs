@@ -12,11 +12,12 @@ use crate::print;
 const TESTED: (u32, u32) = (20, 37);
 
 /// Says on standard error when the kubectl found is older or newer than what was tested. Never holds anything up, and
-/// leaves no process when it is told to end.
+/// leaves no process, however this one ends.
 pub(crate) async fn warn_if_unfit(ending: CancellationToken) {
     let mut command = Command::new("kubectl");
     command.args(["version", "--client", "-o", "json"]).stdin(Stdio::null()).stdout(Stdio::piped());
-    let Ok(mut kubectl) = command.stderr(Stdio::null()).spawn() else { return };
+    linux::process::ends_with_starter(command.stderr(Stdio::null()).as_std_mut());
+    let Ok(mut kubectl) = command.spawn() else { return };
     let mut said = Vec::new();
     let asked = async {
         if let Some(mut output) = kubectl.stdout.take() {

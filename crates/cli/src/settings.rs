@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -159,11 +160,7 @@ impl Place {
         let missing: Vec<_> = self.data_dir.ancestors().take_while(|path| !path.exists()).collect();
         for path in missing.iter().rev() {
             let mode = if *path == self.data_dir { 0o700 } else { 0o755 };
-            fs::DirBuilder::new()
-                .mode(mode)
-                .create(path)
-                .with_context(|| format!("making the data directory `{}`", path.display()))?;
-            self.give(path)?;
+            self.make_folder(path, mode).with_context(|| format!("making the data directory `{}`", path.display()))?;
         }
         let found = fs::metadata(&self.data_dir).with_context(|| format!("`{}`", self.data_dir.display()))?;
         if !found.is_dir() {
@@ -193,6 +190,15 @@ impl Place {
             &self.data_dir.join(contents::MARK),
             &format!("data directory of Tidegate mesh {}\n", self.id),
         )
+    }
+
+    /// Makes a folder of the calling user, or finds it made by another command in the same moment.
+    pub(crate) fn make_folder(&self, path: &Path, mode: u32) -> Result<()> {
+        match fs::DirBuilder::new().mode(mode).create(path) {
+            Ok(()) => self.give(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Gives a file that we made to the calling user.
@@ -239,7 +245,7 @@ impl Place {
         use std::io::Write;
         let part = path.with_extension(format!("part{}", std::process::id()));
         let mut file = linux::files::open_to_write(&part, OFlags::EXCL, Mode::RUSR | Mode::WUSR)?;
-        let mut write = || -> std::io::Result<()> {
+        let mut write = || -> io::Result<()> {
             file.write_all(text.as_bytes())?;
             file.sync_all()
         };
@@ -353,6 +359,28 @@ mod tests {
         place.make_data_dir().unwrap();
         assert!(place.is_a_mesh());
         place.make_data_dir().unwrap();
+    }
+
+    #[test]
+    fn a_folder_is_made_by_whoever_comes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::resolve_for(&argument(Some(dir.path())), &Caller::from_environment()).unwrap();
+        for round in 0..200 {
+            let (folder, start) = (dir.path().join(round.to_string()), std::sync::Barrier::new(4));
+            let make = || {
+                start.wait();
+                place.make_folder(&folder, 0o755)
+            };
+            std::thread::scope(|scope| {
+                let makers: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+                for maker in makers {
+                    maker.join().unwrap().unwrap();
+                }
+            });
+        }
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(place.make_folder(&file, 0o755).is_err());
     }
 
     #[test]

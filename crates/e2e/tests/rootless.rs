@@ -7,7 +7,6 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use control::walkthrough;
 use e2e::image::Image;
@@ -309,12 +308,6 @@ fn a_mesh_of_root_and_one_without_do_not_share_a_place() {
         command.args(arguments).env("SUDO_UID", ANN.to_string()).env("SUDO_GID", ANN.to_string());
         command.env("TIDEGATE_DATA_DIR", mesh.data_dir()).current_dir(mesh.work_dir()).output().unwrap()
     };
-    // The daemon asks kubectl for its version once; what is killed in between leaves that question behind for a moment.
-    let asks = || processes_of(&anns.data_dir()).iter().any(|(_, words)| words.starts_with("kubectl version"));
-    let give_up = Instant::now() + Duration::from_secs(15);
-    while asks() && Instant::now() < give_up {
-        std::thread::yield_now();
-    }
     anns.kill_9_daemon();
     let output = as_root(&anns, &["up", "--detach"]);
     assert!(!output.status.success() && told(&output).contains("without root"), "{}", told(&output));

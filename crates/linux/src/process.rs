@@ -196,6 +196,21 @@ pub fn with_terminal(command: &mut Command) -> &mut Command {
     }
 }
 
+/// The command will be killed when the thread that starts it ends, however it ends.
+pub fn ends_with_starter(command: &mut Command) -> &mut Command {
+    let starter = rustix::process::getpid();
+    let take = move || -> io::Result<()> {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        // A starter that had ended before sends no signal any more.
+        if rustix::process::getppid() == Some(starter) { Ok(()) } else { Err(rustix::io::Errno::SRCH.into()) }
+    };
+    #[expect(unsafe_code, reason = "code between fork and exec")]
+    // SAFETY: two bare system calls, nothing that allocates or locks.
+    unsafe {
+        command.pre_exec(take)
+    }
+}
+
 fn failed(doing: &'static str) -> impl FnOnce(rustix::io::Errno) -> Error {
     move |errno| Error::Process { doing: doing.to_owned(), source: errno.into() }
 }
