@@ -32,13 +32,13 @@ pub(crate) struct Raw {
 impl Raw {
     /// Makes them; settings are those of a pod and of the node of a mesh that runs.
     pub(crate) fn make(pod: &Path, node: &Path) -> Result<Self> {
-        let like = |of: &Path| -> Result<NetNs> {
-            let netns = NetNs::create()?;
+        let like = |of: &Path, netns: NetNs| -> Result<NetNs> {
             mirror(&NetNs::open(of)?, &netns).with_context(|| format!("settings of `{}`", of.display()))?;
             up_lo(&netns)?;
             Ok(netns)
         };
-        let (client, node, server) = (like(pod)?, like(node)?, like(pod)?);
+        let node = like(node, NetNs::create()?)?;
+        let (client, server) = (like(pod, node.create_child()?)?, like(pod, node.create_child()?)?);
         let mut inside = Router::open_in(&node)?;
         let lo = inside.link("lo")?.context("no lo")?.index;
         inside.add_address(lo, IpAddr::V4(NODE), 32)?;

@@ -52,9 +52,7 @@ pub(crate) fn judge(
 ) -> Result<Judged, linux::Error> {
     let mut resets = 0;
     for round in 0..=ROUNDS {
-        let list = listing(sockets)?;
-        let listened: HashSet<u16> =
-            list.iter().filter(|socket| socket.state == State::Listen).map(|socket| socket.local.port()).collect();
+        let (list, listened) = (connections(sockets)?, listened(sockets)?);
         let mut victims = Vec::new();
         for socket in &list {
             if !permitted(socket.remote.ip(), socket.local.port()) && is_incoming(pod, socket, &listened, peers)? {
@@ -77,9 +75,8 @@ pub(crate) fn judge(
 /// Resets every connection to or from these addresses, in either direction; all of them if `addresses` is empty.
 pub(crate) fn sever(sockets: &Mutex<Socket>, addresses: &[IpAddr]) -> Result<usize, linux::Error> {
     let mut resets = 0;
-    for socket in listing(sockets)? {
-        let meant = addresses.is_empty() || addresses.contains(&socket.remote.ip());
-        if meant && is_connection(socket.state) {
+    for socket in connections(sockets)? {
+        if addresses.is_empty() || addresses.contains(&socket.remote.ip()) {
             let mut handle = sockets.lock().unwrap_or_else(PoisonError::into_inner);
             resets += usize::from(diag::destroy(&mut handle, &socket)?);
         }
@@ -89,28 +86,17 @@ pub(crate) fn sever(sockets: &Mutex<Socket>, addresses: &[IpAddr]) -> Result<usi
 
 /// Whether there is a connection with one of these addresses, one that is only asked for included.
 pub(crate) fn has_connection(sockets: &Mutex<Socket>, addresses: &[IpAddr]) -> Result<bool, linux::Error> {
-    let with = |socket: &TcpSocket| addresses.contains(&socket.remote.ip()) && is_connection(socket.state);
-    Ok(listing(sockets)?.iter().any(with))
+    Ok(connections(sockets)?.iter().any(|socket| addresses.contains(&socket.remote.ip())))
 }
 
-fn listing(sockets: &Mutex<Socket>) -> Result<Vec<TcpSocket>, linux::Error> {
-    diag::tcp(&mut sockets.lock().unwrap_or_else(PoisonError::into_inner))
+fn connections(sockets: &Mutex<Socket>) -> Result<Vec<TcpSocket>, linux::Error> {
+    diag::tcp(&mut sockets.lock().unwrap_or_else(PoisonError::into_inner), &State::CONNECTED)
 }
 
-fn is_connection(state: State) -> bool {
-    match state {
-        // No connection, or none any more: no data passes.
-        State::Listen | State::Close | State::TimeWait => false,
-        State::Established
-        | State::SynSent
-        | State::SynRecv
-        | State::NewSynRecv
-        | State::FinWait1
-        | State::FinWait2
-        | State::CloseWait
-        | State::LastAck
-        | State::Closing => true,
-    }
+/// Ports that somebody listens on.
+fn listened(sockets: &Mutex<Socket>) -> Result<HashSet<u16>, linux::Error> {
+    let list = diag::tcp(&mut sockets.lock().unwrap_or_else(PoisonError::into_inner), &[State::Listen])?;
+    Ok(list.into_iter().map(|socket| socket.local.port()).collect())
 }
 
 fn is_incoming(
@@ -120,7 +106,7 @@ fn is_incoming(
     peers: &mut Peers<'_>,
 ) -> Result<bool, linux::Error> {
     match socket.state {
-        State::Listen | State::Close | State::TimeWait | State::SynSent => return Ok(false),
+        State::SynSent => return Ok(false),
         _ if socket.mark == ACCEPTED_MARK => return Ok(true),
         // Inside the pod: by `lo`, never judged.
         _ if is_own(pod, socket.remote.ip()) => return Ok(false),
@@ -140,9 +126,9 @@ fn is_incoming(
 }
 
 fn unmarked(sockets: &Mutex<Socket>) -> Result<HashSet<(SocketAddr, SocketAddr)>, linux::Error> {
-    Ok(listing(sockets)?
+    Ok(connections(sockets)?
         .into_iter()
-        .filter(|socket| socket.mark != ACCEPTED_MARK && is_connection(socket.state))
+        .filter(|socket| socket.mark != ACCEPTED_MARK)
         .map(|socket| (socket.local, socket.remote))
         .collect())
 }

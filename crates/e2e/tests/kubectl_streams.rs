@@ -77,7 +77,7 @@ fn logs_files_and_commands_come_through_with_every_kubectl() {
                 .with_few()
                 .has(&["libcurl"]),
             line("kubectl debug talk --image=busybox -- true").fails().has(&["containers are not added to running pods here"]),
-            line("kubectl debug talk --copy-to=copied --container=d -- sleep 1000 && kubectl wait --for=condition=ContainersReady=false pod/copied --timeout=20s")
+            line("kubectl debug talk --copy-to=copied --container=d -- sleep 1000 && kubectl wait --for=condition=Ready pod/copied --timeout=30s")
                 .since(27)
                 .has(&["pod/copied condition met"]),
         ],

@@ -40,19 +40,13 @@ pub struct NetNsId {
 impl NetNs {
     /// Makes a new, empty namespace: only a `lo` that is down.
     pub fn create() -> Result<Self, Error> {
-        let make = || -> io::Result<OwnedFd> {
-            #[expect(
-                unsafe_code,
-                reason = "unshare of the descriptor table would be unsound; of a namespace it is not"
-            )]
-            // SAFETY: NEWNET alone leaves the descriptor table shared, and the thread is ours and ends right after.
-            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
-            Ok(open_handle(Path::new(OWN_HANDLE))?)
-        };
-        let handle = on_own_thread(make)
-            .and_then(|made| made)
-            .map_err(|source| Error::Netns { doing: "make a network namespace".to_owned(), source })?;
-        Ok(Self { handle: Arc::new(handle) })
+        made(on_own_thread(unshare).and_then(|made| made))
+    }
+
+    /// Makes one from inside this one, where this one's settings say what its children get
+    /// (`net/ipv4/tcp_child_ehash_entries`).
+    pub fn create_child(&self) -> Result<Self, Error> {
+        made(self.run(unshare)?)
     }
 
     /// The namespace of the calling thread.
@@ -137,6 +131,19 @@ impl NetNs {
         self.run(|| UdpSocket::bind(address))?
             .map_err(|source| Error::Netns { doing: format!("bind UDP {address} inside a network namespace"), source })
     }
+}
+
+fn made(handle: io::Result<OwnedFd>) -> Result<NetNs, Error> {
+    let handle = handle.map_err(|source| Error::Netns { doing: "make a network namespace".to_owned(), source })?;
+    Ok(NetNs { handle: Arc::new(handle) })
+}
+
+/// Moves the calling thread to a new namespace. The thread must be made for it.
+fn unshare() -> io::Result<OwnedFd> {
+    #[expect(unsafe_code, reason = "unshare of the descriptor table would be unsound; of a namespace it is not")]
+    // SAFETY: NEWNET alone leaves the descriptor table shared, and the thread is ours and ends right after.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
+    Ok(open_handle(Path::new(OWN_HANDLE))?)
 }
 
 /// Of the namespace that a socket is in.

@@ -333,7 +333,7 @@ fn transaction(fill: impl FnOnce(&mut Transaction)) -> Result<(), Error> {
 }
 
 fn sockets() -> Result<(), Error> {
-    diag::tcp(&mut Socket::open(Protocol::SockDiag)?).map(drop)
+    diag::tcp(&mut Socket::open(Protocol::SockDiag)?, &diag::State::ALL).map(drop)
 }
 
 /// Packets go their way without it.
@@ -371,10 +371,10 @@ fn destroyed() -> Result<bool, Error> {
     let client = std::net::TcpStream::connect(address).map_err(made("connect for a trial"))?;
     let own = client.local_addr().map_err(made("connect for a trial"))?;
     let mut socket = Socket::open(Protocol::SockDiag)?;
-    let all = diag::tcp(&mut socket)?;
+    let all = diag::tcp(&mut socket, &diag::State::CONNECTED)?;
     let Some(victim) = all.iter().find(|one| one.local == own) else { return Ok(false) };
     diag::destroy(&mut socket, victim)?;
-    Ok(!diag::tcp(&mut socket)?.iter().any(|one| one.local == own && one.remote == address))
+    Ok(!diag::tcp(&mut socket, &diag::State::CONNECTED)?.iter().any(|one| one.local == own && one.remote == address))
 }
 
 #[cfg(test)]

@@ -194,7 +194,12 @@ impl Node {
         if let Some(link) = state.pods.get(uid) {
             return Ok(link.clone());
         }
-        let site = Site { run_dir: &self.settings.run_dir, ranges: &self.ranges, mac: lay::mac(self.settings.id) };
+        let site = Site {
+            netns: &self.netns,
+            run_dir: &self.settings.run_dir,
+            ranges: &self.ranges,
+            mac: lay::mac(self.settings.id),
+        };
         let State { router, pods } = &mut *state;
         pods.make(&site, router, uid, self.started.elapsed())
     }

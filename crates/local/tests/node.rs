@@ -314,6 +314,13 @@ fn settings_of_pods_are_as_the_tables_need_them() {
     assert_eq!(read("net/ipv4/tcp_syncookies"), "0");
     assert_eq!(read("net/ipv4/ip_unprivileged_port_start"), "0");
     assert_eq!(read("net/ipv4/ip_forward"), "0");
+    if Path::new("/proc/sys/net/ipv4/tcp_child_ehash_entries").exists() {
+        assert_eq!(read("net/ipv4/tcp_ehash_entries"), "8192", "a table of connections of its own");
+    }
+    assert_eq!(
+        (read("net/ipv4/tcp_max_syn_backlog"), read("net/ipv4/tcp_max_tw_buckets")),
+        ("2048".into(), "131072".into())
+    );
     assert_eq!(read("net/ipv6/conf/eth0/accept_ra"), "0");
     if Path::new("/proc/sys/net/mptcp").exists() {
         assert_eq!(read("net/mptcp/enabled"), "0");

@@ -336,9 +336,7 @@ impl Permits {
     }
 
     fn sockets(&mut self, workload: &WorkloadId) -> Option<Vec<TcpSocket>> {
-        let listed = diag::tcp(&mut self.sources.sockets);
-        let mut listed = listed.inspect_err(|error| tracing::error!(%error, %workload, "cannot list sockets")).ok()?;
-        listed.retain(|socket| !matches!(socket.state, State::TimeWait | State::Listen));
-        Some(listed)
+        let listed = diag::tcp(&mut self.sources.sockets, &State::CONNECTED);
+        listed.inspect_err(|error| tracing::error!(%error, %workload, "cannot list sockets")).ok()
     }
 }

@@ -17,7 +17,7 @@ use super::harness::{
 use super::packet::{ACK, Packet, SYN, send};
 
 fn sockets(pod: &Pod) -> Vec<TcpSocket> {
-    pod.net.netns.run(|| diag::tcp(&mut Socket::open(Protocol::SockDiag).unwrap()).unwrap()).unwrap()
+    pod.net.netns.run(|| diag::tcp(&mut Socket::open(Protocol::SockDiag).unwrap(), &State::ALL).unwrap()).unwrap()
 }
 
 /// Connections of a pod's port with a peer that can still carry data or become open.

@@ -250,7 +250,9 @@ fn a_pod_that_goes_tells_its_peers_outside_and_leaves_nothing_behind_if_its_link
     assert!(is_reset(&mut outside), "its own sockets are destroyed, to whomever they lead");
     let _stream = cut.connect(server.v4(9000)).unwrap();
     let with_cut = || {
-        let list = server.net.netns.run(|| linux::diag::tcp(&mut Socket::open(Protocol::SockDiag).unwrap()).unwrap());
+        let list = server.net.netns.run(|| {
+            linux::diag::tcp(&mut Socket::open(Protocol::SockDiag).unwrap(), &linux::diag::State::ALL).unwrap()
+        });
         list.unwrap().iter().filter(|socket| socket.remote.ip() == std::net::IpAddr::V4(cut.net.v4)).count()
     };
     assert_eq!(with_cut(), 1);

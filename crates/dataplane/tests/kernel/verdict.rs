@@ -19,7 +19,7 @@ fn sockets_with(pod: &Pod, peer: IpAddr) -> Vec<diag::TcpSocket> {
         .netns
         .run(|| {
             let mut socket = Socket::open(Protocol::SockDiag).unwrap();
-            let mut list = diag::tcp(&mut socket).unwrap();
+            let mut list = diag::tcp(&mut socket, &State::ALL).unwrap();
             list.retain(|socket| socket.state != State::Listen && socket.remote.ip() == peer);
             list
         })

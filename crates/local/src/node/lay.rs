@@ -135,6 +135,10 @@ const NODE_SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv6/icmp/ratelimit", "0"),
 ];
 
+/// Slots of the table of TCP connections that each pod has for itself, 64 KiB (kernel 6.1; pods of older ones share the
+/// host's). To list a pod's connections is to walk its table, and the host's grows with its memory.
+const POD_CONNECTION_SLOTS: (&str, &str) = ("net/ipv4/tcp_child_ehash_entries", "8192");
+
 /// Kernel settings of every namespace of ours: addresses are given, never taken from neighbours or routers.
 pub(super) const QUIET_SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv6/conf/all/disable_ipv6", "0"),
@@ -167,7 +171,9 @@ fn lo(router: &mut Router) -> Result<u32, linux::Error> {
 }
 
 fn settle_inside(netns: &NetNs) -> Result<(), linux::Error> {
-    settle(netns, &[QUIET_SYSCTLS, NODE_SYSCTLS])
+    settle(netns, &[QUIET_SYSCTLS, NODE_SYSCTLS])?;
+    let (name, slots) = POD_CONNECTION_SLOTS;
+    netns.run(|| sysctl::write_if_there(name, slots))?.map(drop)
 }
 
 /// Makes the link between host and node, with addresses and routes on both ends; returns the node end's index.

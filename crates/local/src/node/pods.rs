@@ -28,6 +28,9 @@ const POD_SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv4/ip_unprivileged_port_start", "0"),
     // With cookies, a SYN accepted under an old table leaves no socket to destroy.
     ("net/ipv4/tcp_syncookies", "0"),
+    // What the kernel would give a host; for a pod it would reckon from the few slots of its own table of connections.
+    ("net/ipv4/tcp_max_syn_backlog", "2048"),
+    ("net/ipv4/tcp_max_tw_buckets", "131072"),
 ];
 
 /// `ping` without the capability for it, for every group that there is.
@@ -146,6 +149,7 @@ impl Pods {
 /// What a pod is linked to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Site<'a> {
+    pub(super) netns: &'a NetNs,
     pub(super) run_dir: &'a Path,
     pub(super) ranges: &'a Ranges,
     pub(super) mac: Mac,
@@ -205,7 +209,7 @@ fn make(node: &Site<'_>, router: &mut Router, uid: &str, number: u32) -> Result<
         return Err(Error::NoFreeAddress { size: node.ranges.pods_v4.usable(), used: 0, resting: 0, free_in: None });
     };
     let path = dir(node.run_dir).join(format!("{number}-{uid}"));
-    let netns = doing(format!("make the namespace of pod {uid}"), NetNs::create())?;
+    let netns = doing(format!("make the namespace of pod {uid}"), node.netns.create_child())?;
     let link = link(netns, path, uid, number, addresses);
     let done = doing(format!("link pod {uid}"), wire(node, router, &link))
         .and_then(|()| doing(format!("keep the namespace of pod {uid}"), link.netns.pin(&link.path)));
