@@ -199,65 +199,74 @@ fn as_matched(truth: Truth) -> Option<bool> {
 }
 
 fn rule_trace(stage: StageName, at: &RuleAt, truth: Truth, view: &View<'_>) -> RuleTrace {
-    let fields = parts(at).flat_map(|part| part.fields(view)).map(|(field, _)| field).collect();
+    let fields = parts(at).flat_map(|part| part.fields().map(move |(written, check)| part.trace(written, check, view)));
     RuleTrace {
         stage,
         policy: Arc::clone(at.policy.id()),
         rule: at.index,
         matched: as_matched(truth),
         effect: at.rule().map_or(Effect::Effective, |rule| rule.effect.clone()),
-        fields,
+        fields: fields.collect(),
     }
 }
 
 /// One entry of a rule, written and compiled.
+#[derive(Clone, Copy)]
 struct Part<'a> {
-    place: String,
-    is_condition: bool,
+    list: List,
+    index: usize,
     written: &'a Entry,
     compiled: &'a CompiledEntry,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum List {
+    From,
+    To,
+    When,
 }
 
 fn parts(at: &RuleAt) -> impl Iterator<Item = Part<'_>> {
     let lists = at.policy.spec.rules.get(at.index).zip(at.rule()).into_iter().flat_map(|(written, compiled)| {
         [
-            ("from", ".source", &written.from, &compiled.from),
-            ("to", ".operation", &written.to, &compiled.to),
-            ("when", "", &written.when, &compiled.when),
+            (List::From, &written.from, &compiled.from),
+            (List::To, &written.to, &compiled.to),
+            (List::When, &written.when, &compiled.when),
         ]
     });
-    lists.flat_map(|(name, inner, written, compiled)| {
-        written.iter().zip(compiled).enumerate().map(move |(index, (written, compiled))| Part {
-            place: format!("{name}[{index}]{inner}"),
-            is_condition: inner.is_empty(),
-            written,
-            compiled,
-        })
+    lists.flat_map(|(list, written, compiled)| {
+        let entries = written.iter().zip(compiled).enumerate();
+        entries.map(move |(index, (written, compiled))| Part { list, index, written, compiled })
     })
 }
 
-impl Part<'_> {
-    /// Every field; the second value says whether it was compared and did not match.
-    fn fields(&self, view: &View<'_>) -> Vec<(FieldTrace, bool)> {
-        let field = |(position, written): (usize, &Match)| {
-            let check = self.compiled.checks.iter().find(|check| check.written == position);
-            let truth = check.map(|check| check.truth(view));
-            let trace = FieldTrace {
-                field: if self.is_condition {
-                    self.place.clone()
-                } else {
-                    format!("{}.{}", self.place, written.written)
-                },
-                attribute: written.attribute,
-                written: Arc::clone(&written.written),
-                wanted: in_words(written.attribute, written.wanted.as_ref(), written.unwanted.as_ref()),
-                found: found(written.attribute, view),
-                matched: truth.and_then(as_matched),
-                left_out: left_out(written, check),
-            };
-            (trace, truth.is_some_and(|truth| truth != Truth::True))
-        };
-        self.written.matches.iter().enumerate().map(field).collect()
+impl<'a> Part<'a> {
+    /// Every field as it is written, and what it is compared by, if it is.
+    fn fields(self) -> impl Iterator<Item = (&'a Match, Option<&'a Check>)> {
+        let check = move |position| self.compiled.checks.iter().find(|check| check.written == position);
+        self.written.matches.iter().enumerate().map(move |(position, written)| (written, check(position)))
+    }
+
+    /// The fields that were compared and did not match.
+    fn failed(self, view: &View<'_>) -> impl Iterator<Item = (&'a Match, Option<&'a Check>)> {
+        self.fields().filter(|(_, check)| check.is_some_and(|check| check.truth(view) != Truth::True))
+    }
+
+    fn trace(self, written: &Match, check: Option<&Check>, view: &View<'_>) -> FieldTrace {
+        let index = self.index;
+        FieldTrace {
+            field: match self.list {
+                List::From => format!("from[{index}].source.{}", written.written),
+                List::To => format!("to[{index}].operation.{}", written.written),
+                List::When => format!("when[{index}]"),
+            },
+            attribute: written.attribute,
+            written: Arc::clone(&written.written),
+            wanted: in_words(written.attribute, written.wanted.as_ref(), written.unwanted.as_ref()),
+            found: found(written.attribute, view),
+            matched: check.map(|check| check.truth(view)).and_then(as_matched),
+            left_out: left_out(written, check),
+        }
     }
 }
 
@@ -276,39 +285,42 @@ fn left_out(written: &Match, check: Option<&Check>) -> Option<LeftOut> {
 /// The ALLOW rule with the fewest failed comparisons; an effective one before one that can never match.
 fn nearest(looked_at: &[LookedAt<'_>], view: &View<'_>) -> Option<NearestMiss> {
     let allow = looked_at.iter().filter(|(stage, _, _)| *stage == StageName::Allow).map(|(_, at, _)| *at);
-    allow.filter_map(|at| miss(at, view)).min_by_key(|(failed, _)| *failed).map(|(_, miss)| miss)
+    allow
+        .filter_map(|at| Some((shortfall(at, view)?, at)))
+        .min_by_key(|(short, _)| *short)
+        .and_then(|(_, at)| miss(at, view))
 }
 
-/// How many comparisons of a rule failed, and the first of them. A rule without effect counts as one failure more than its comparisons.
-fn miss(at: &RuleAt, view: &View<'_>) -> Option<(usize, NearestMiss)> {
-    let rule = at.rule()?;
-    let (mut failed, mut first) = (0, None);
-    for name in ["from", "to", "when"] {
-        let entries = parts(at).filter(|part| part.place.starts_with(name)).map(|part| {
-            part.fields(view).into_iter().filter(|(_, failed)| *failed).map(|(field, _)| field).collect::<Vec<_>>()
-        });
-        // Of sources and operations one must match, of conditions all.
-        let lacking =
-            if name == "when" { entries.flatten().collect() } else { entries.min_by_key(Vec::len).unwrap_or_default() };
-        failed += lacking.len();
-        first = first.or_else(|| lacking.into_iter().next());
+/// The comparisons of a rule that failed. Of sources and operations one must match, of conditions all.
+fn lacking<'a>(at: &'a RuleAt, view: &View<'_>) -> impl Iterator<Item = (Part<'a>, &'a Match, Option<&'a Check>)> {
+    let of = move |list| parts(at).filter(move |part| part.list == list);
+    let best = |list| of(list).min_by_key(|part| part.failed(view).count());
+    let entries = best(List::From).into_iter().chain(best(List::To)).chain(of(List::When));
+    entries.flat_map(move |part| part.failed(view).map(move |(written, check)| (part, written, check)))
+}
+
+/// How many comparisons of a rule failed, none if that is not what kept it from matching. A rule without effect counts as
+/// one failure more than its comparisons.
+fn shortfall(at: &RuleAt, view: &View<'_>) -> Option<usize> {
+    let failed = lacking(at, view).count();
+    match at.rule()?.effect {
+        Effect::Void(_) | Effect::Dead(_) => Some(failed + 1),
+        Effect::Effective | Effect::Widened(_) => Some(failed).filter(|failed| *failed > 0),
     }
-    let miss = |field: String, lack: Lack| NearestMiss {
-        policy: PolicyId::clone(at.policy.id()),
-        rule: at.index,
-        field,
-        lack,
-    };
-    match &rule.effect {
-        Effect::Void(by) => Some((failed + 1, miss(by.to_string(), Lack::Never))),
-        Effect::Dead(dropped) => {
-            Some((failed + 1, miss(dropped.first().map(ToString::to_string).unwrap_or_default(), Lack::Never)))
-        }
+}
+
+/// What kept a rule from matching, in words.
+fn miss(at: &RuleAt, view: &View<'_>) -> Option<NearestMiss> {
+    let (field, lack) = match &at.rule()?.effect {
+        Effect::Void(by) => (by.to_string(), Lack::Never),
+        Effect::Dead(dropped) => (dropped.first().map(ToString::to_string).unwrap_or_default(), Lack::Never),
         Effect::Effective | Effect::Widened(_) => {
-            let FieldTrace { field, wanted, found, .. } = first?;
-            Some((failed, miss(field, Lack::Differs { wanted, found })))
+            let (part, written, check) = lacking(at, view).next()?;
+            let FieldTrace { field, wanted, found, .. } = part.trace(written, check, view);
+            (field, Lack::Differs { wanted, found })
         }
-    }
+    };
+    Some(NearestMiss { policy: PolicyId::clone(at.policy.id()), rule: at.index, field, lack })
 }
 
 /// `port 9000 or 9001`, `not namespace bar`.
