@@ -2,7 +2,7 @@
 //!
 //! The only arrow back from enforcement, and it is an object write. It converges: where nothing changed, nothing is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use api::{Key, Object, Objects, Write};
 use policy::finding::{Code, Finding};
@@ -11,7 +11,7 @@ use policy::spec::{Action, Attribute, AuthorizationPolicy, PeerAuthentication, S
 use policy::{Labels, Mesh, Profile, Workload, WorkloadId};
 use serde_json::{Value, json};
 
-use crate::translate::{AUTHORIZATION_POLICIES, PEER_AUTHENTICATIONS, SECURITY_GROUP, Translator};
+use crate::translate::{Read, Translator};
 
 /// The longest error that is repeated in a status.
 const ERROR_LENGTH_MAX: usize = 200;
@@ -35,6 +35,7 @@ pub enum Progress {
 }
 
 /// One condition, but for the times.
+#[derive(Clone)]
 struct Condition {
     kind: &'static str,
     holds: bool,
@@ -51,39 +52,45 @@ pub fn reconcile_status(
     report: &Report,
     now: &str,
 ) -> Vec<Write> {
-    let authorizations: BTreeMap<_, _> = mesh
-        .policies
-        .iter()
-        .map(|policy| ((policy.id.namespace.as_str(), policy.id.name.as_str()), policy.as_ref()))
-        .collect();
-    let authentications: BTreeMap<_, _> = mesh
-        .peer_authentications
-        .iter()
-        .map(|policy| ((policy.id.namespace.as_str(), policy.id.name.as_str()), policy.as_ref()))
-        .collect();
+    let mut counts = Counts { mesh, report, known: HashMap::new() };
     let mut writes = Vec::new();
-    for (plural, object) in [AUTHORIZATION_POLICIES, PEER_AUTHENTICATIONS]
-        .into_iter()
-        .flat_map(|plural| objects.list(SECURITY_GROUP, plural).map(move |object| (plural, object)))
-        .filter(|(_, object)| !object.is_deleting())
-    {
-        let namespace = object.namespace().unwrap_or_default();
-        let key = Key::namespaced(SECURITY_GROUP, plural, namespace, object.name());
-        let findings = translator.findings_of(&key);
-        let id = (namespace, object.name());
-        let enforced = if plural == AUTHORIZATION_POLICIES {
-            authorizations.get(&id).map(|policy| authorization(policy, findings, mesh, report))
-        } else {
-            authentications.get(&id).map(|policy| authentication(policy, findings, mesh, report))
-        };
-        let accepted = accepted(findings);
-        let enforced = match enforced {
-            Some(condition) if accepted.holds => condition,
-            _ => not_enforced("Invalid", "what is written cannot be read as it stands".to_owned()),
-        };
-        writes.extend(write(key, object, &[accepted, enforced], now));
+    for read in translator.authorization_policies() {
+        writes.extend(status_of(objects, &read, now, |policy, findings| authorization(policy, findings, &mut counts)));
+    }
+    for read in translator.peer_authentications() {
+        writes.extend(status_of(objects, &read, now, |policy, findings| authentication(policy, findings, &mut counts)));
     }
     writes
+}
+
+/// The write for one policy; none if its status says so already, or if it is gone by now.
+fn status_of<'t, T>(
+    objects: &Objects,
+    read: &Read<'t, T>,
+    now: &str,
+    enforced: impl FnOnce(&'t T, &[Finding]) -> Condition,
+) -> Option<Write> {
+    let object = objects.get(read.key).filter(|object| !object.is_deleting())?;
+    let accepted = accepted(read.findings);
+    let enforced = match read.policy {
+        Some(policy) if accepted.holds => enforced(policy, read.findings),
+        _ => not_enforced("Invalid", "what is written cannot be read as it stands".to_owned()),
+    };
+    write(read.key, object, &[accepted, enforced], now)
+}
+
+/// How many of the workloads that a policy selects enforce it: the same for all that select alike.
+struct Counts<'m> {
+    mesh: &'m Mesh,
+    report: &'m Report,
+    known: HashMap<(&'m str, Option<&'m Labels>), Condition>,
+}
+
+impl<'m> Counts<'m> {
+    fn of(&mut self, namespace: &'m str, selector: Option<&'m Labels>) -> Condition {
+        let count = || counted(namespace, selector, self.mesh, self.report);
+        self.known.entry((namespace, selector)).or_insert_with(count).clone()
+    }
 }
 
 fn accepted(findings: &[Finding]) -> Condition {
@@ -93,7 +100,8 @@ fn accepted(findings: &[Finding]) -> Condition {
     }
 }
 
-fn authorization(policy: &AuthorizationPolicy, findings: &[Finding], mesh: &Mesh, report: &Report) -> Condition {
+fn authorization<'p>(policy: &'p AuthorizationPolicy, findings: &[Finding], counts: &mut Counts<'p>) -> Condition {
+    let mesh = counts.mesh;
     let found = |code: Code| findings.iter().any(|finding| finding.code == code);
     if policy.trial {
         return not_enforced("Trial", "dry run: stored, nothing is enforced".to_owned());
@@ -134,7 +142,7 @@ fn authorization(policy: &AuthorizationPolicy, findings: &[Finding], mesh: &Mesh
             "it needs the bytes of a connection: connections it could concern are refused".to_owned(),
         );
     }
-    let mut condition = counted(&policy.id.namespace, selector, mesh, report);
+    let mut condition = counts.of(&policy.id.namespace, selector);
     if condition.holds
         && let Some(port) = http_port(policy, selector, mesh)
     {
@@ -167,12 +175,12 @@ fn http_port(policy: &AuthorizationPolicy, selector: Option<&Labels>, mesh: &Mes
     })
 }
 
-fn authentication(policy: &PeerAuthentication, findings: &[Finding], mesh: &Mesh, report: &Report) -> Condition {
+fn authentication<'p>(policy: &'p PeerAuthentication, findings: &[Finding], counts: &mut Counts<'p>) -> Condition {
     if findings.iter().any(|finding| finding.code == Code::RootSelectorIgnored) {
         return not_enforced("Ignored", "a policy with labels in the root namespace is ignored".to_owned());
     }
     let selector = Some(&policy.selector).filter(|labels| !labels.is_empty());
-    counted(&policy.id.namespace, selector, mesh, report)
+    counts.of(&policy.id.namespace, selector)
 }
 
 /// Whether a rule looks at the server name, which only a proxy sees.
@@ -224,22 +232,34 @@ fn not_enforced(reason: &'static str, message: String) -> Condition {
 }
 
 /// The write that puts the conditions in place of those of the same type; none if they are there already.
-fn write(key: Key, object: &Object, conditions: &[Condition], now: &str) -> Option<Write> {
-    let before = object.items_at("/status/conditions");
-    let ours: Vec<Value> =
-        conditions.iter().map(|condition| render(condition, before, object.generation(), now)).collect();
-    if ours.iter().all(|condition| before.contains(condition)) {
+fn write(key: &Key, object: &Object, conditions: &[Condition], now: &str) -> Option<Write> {
+    let (before, generation) = (object.items_at("/status/conditions"), object.generation());
+    if conditions.iter().all(|condition| before.iter().any(|said| is_said(condition, said, generation))) {
         return None;
     }
+    let ours: Vec<Value> = conditions.iter().map(|condition| render(condition, before, generation, now)).collect();
     let is_ours = |value: &&Value| {
         conditions.iter().any(|condition| value.get("type").and_then(Value::as_str) == Some(condition.kind))
     };
     let all: Vec<Value> = before.iter().filter(|value| !is_ours(value)).cloned().chain(ours).collect();
-    Some(Write::PatchStatus { key, patch: json!({ "status": { "conditions": all } }) })
+    Some(Write::PatchStatus { key: key.clone(), patch: json!({ "status": { "conditions": all } }) })
+}
+
+/// Whether an object says a condition already, whenever it came about.
+fn is_said(condition: &Condition, said: &Value, generation: i64) -> bool {
+    let Condition { kind, reason, message, .. } = condition;
+    let texts = [("type", *kind), ("status", status(condition)), ("reason", reason), ("message", message)];
+    texts.iter().all(|(name, text)| said.get(name).and_then(Value::as_str) == Some(text))
+        && said.get("observedGeneration").and_then(Value::as_i64) == Some(generation)
+        && said.get("lastTransitionTime").is_some_and(Value::is_string)
+}
+
+fn status(condition: &Condition) -> &'static str {
+    if condition.holds { "True" } else { "False" }
 }
 
 fn render(condition: &Condition, before: &[Value], generation: i64, now: &str) -> Value {
-    let status = if condition.holds { "True" } else { "False" };
+    let status = status(condition);
     let field = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
     let same = before.iter().find(|value| {
         field(value, "type").as_deref() == Some(condition.kind) && field(value, "status").as_deref() == Some(status)

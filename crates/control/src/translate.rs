@@ -1,11 +1,11 @@
 //! From objects to the ground state of the policy core: the only place that knows both.
 //!
-//! Parsed policies are kept by uid and resource version, and stay the same `Arc` while they mean the same, so that the
-//! compiler can tell what did not change. Nothing is decided here.
+//! Parsed policies are kept with their objects, and stay the same `Arc` while they mean the same, so that the compiler can
+//! tell what did not change. Nothing is decided here.
 
 mod services;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -47,17 +47,34 @@ pub struct Translator {
     aliases: Aliases,
     reading: Reading,
     config: MeshConfig,
-    authorizations: BTreeMap<Key, Cached<AuthorizationPolicy>>,
-    authentications: BTreeMap<Key, Cached<PeerAuthentication>>,
+    authorizations: Vec<Cached<AuthorizationPolicy>>,
+    authentications: Vec<Cached<PeerAuthentication>>,
     shared_addresses: BTreeSet<IpAddr>,
 }
 
-/// One policy, parsed.
+/// One policy, parsed. They stand in the order of their keys.
 struct Cached<T> {
-    uid: String,
-    revision: u64,
+    key: Key,
+    object: Arc<Object>,
     value: Option<Arc<T>>,
     findings: Vec<Finding>,
+}
+
+/// A policy as it was read.
+#[derive(Debug)]
+pub struct Read<'t, T> {
+    /// Where it is stored.
+    pub key: &'t Key,
+    /// What it says; none if it cannot be read.
+    pub policy: Option<&'t T>,
+    /// What parsing found.
+    pub findings: &'t [Finding],
+}
+
+impl<T> Cached<T> {
+    fn read(&self) -> Read<'_, T> {
+        Read { key: &self.key, policy: self.value.as_deref(), findings: &self.findings }
+    }
 }
 
 impl std::fmt::Debug for Translator {
@@ -83,8 +100,8 @@ impl Translator {
             aliases,
             reading: Reading::Running,
             config: MeshConfig::default(),
-            authorizations: BTreeMap::new(),
-            authentications: BTreeMap::new(),
+            authorizations: Vec::new(),
+            authentications: Vec::new(),
             shared_addresses: BTreeSet::new(),
         }
     }
@@ -130,19 +147,30 @@ impl Translator {
         &self.config
     }
 
+    /// Every AuthorizationPolicy last translated.
+    pub fn authorization_policies(&self) -> impl Iterator<Item = Read<'_, AuthorizationPolicy>> {
+        self.authorizations.iter().map(Cached::read)
+    }
+
+    /// Every PeerAuthentication last translated.
+    pub fn peer_authentications(&self) -> impl Iterator<Item = Read<'_, PeerAuthentication>> {
+        self.authentications.iter().map(Cached::read)
+    }
+
     /// What parsing found in each policy of the mesh last translated.
     pub fn findings(&self) -> impl Iterator<Item = (&Key, &[Finding])> {
-        let one = self.authorizations.iter().map(|(key, cached)| (key, cached.findings.as_slice()));
-        let other = self.authentications.iter().map(|(key, cached)| (key, cached.findings.as_slice()));
+        let one = self.authorizations.iter().map(|cached| (&cached.key, cached.findings.as_slice()));
+        let other = self.authentications.iter().map(|cached| (&cached.key, cached.findings.as_slice()));
         one.chain(other)
     }
 
     /// What parsing found in one policy.
     pub fn findings_of(&self, key: &Key) -> &[Finding] {
-        let authorization = self.authorizations.get(key).map(|cached| cached.findings.as_slice());
-        authorization
-            .or_else(|| self.authentications.get(key).map(|cached| cached.findings.as_slice()))
-            .unwrap_or_default()
+        fn of<'c, T>(cache: &'c [Cached<T>], key: &Key) -> Option<&'c [Finding]> {
+            let at = cache.binary_search_by(|cached| cached.key.cmp(key)).ok()?;
+            Some(cache.get(at)?.findings.as_slice())
+        }
+        of(&self.authorizations, key).or_else(|| of(&self.authentications, key)).unwrap_or_default()
     }
 
     /// Addresses that several pods claim at once. None of these pods has them: whose traffic it is cannot be told.
@@ -248,33 +276,29 @@ pub(crate) fn labels(value: &Value) -> policy::Labels {
 
 /// Brings a cache up to date with the objects of one kind, and gives what it then holds.
 fn refresh<T: PartialEq>(
-    cache: &mut BTreeMap<Key, Cached<T>>,
+    cache: &mut Vec<Cached<T>>,
     objects: &Objects,
     plural: &str,
     parse: impl Fn(&Value) -> policy::finding::Parsed<T>,
 ) -> Vec<Arc<T>> {
-    let mut before = std::mem::take(cache);
-    let mut all = Vec::new();
+    let mut before = std::mem::take(cache).into_iter().peekable();
     for object in objects.list(SECURITY_GROUP, plural) {
+        // Nearly all are the very objects of the last time: nothing of them is looked at.
+        if let Some(same) = before.next_if(|cached| Arc::ptr_eq(&cached.object, object)) {
+            cache.push(same);
+            continue;
+        }
         let key = Key::namespaced(SECURITY_GROUP, plural, object.namespace().unwrap_or_default(), object.name());
-        let (uid, revision) = (object.uid(), object.revision());
-        let known = before.remove(&key);
-        let cached = match known {
-            // Manifests have neither, which says nothing.
-            Some(known) if !uid.is_empty() && known.uid == uid && known.revision == revision => known,
-            known => {
-                let parsed = parse(object.value());
-                let earlier = known.and_then(|known| known.value);
-                let value = parsed.value.map(|value| match earlier {
-                    // A write to its status changes the version of a policy and not its meaning.
-                    Some(same) if *same == value => same,
-                    _ => Arc::new(value),
-                });
-                Cached { uid: uid.to_owned(), revision, value, findings: parsed.findings }
-            }
-        };
-        all.extend(cached.value.clone());
-        cache.insert(key, cached);
+        while before.next_if(|cached| cached.key < key).is_some() {}
+        let known = before.next_if(|cached| cached.key == key);
+        let parsed = parse(object.value());
+        let earlier = known.and_then(|known| known.value);
+        let value = parsed.value.map(|value| match earlier {
+            // A write to its status changes the version of a policy and not its meaning.
+            Some(same) if *same == value => same,
+            _ => Arc::new(value),
+        });
+        cache.push(Cached { key, object: Arc::clone(object), value, findings: parsed.findings });
     }
-    all
+    cache.iter().filter_map(|cached| cached.value.clone()).collect()
 }

@@ -37,9 +37,13 @@ pub(super) fn permitted_record(
     ids: &mut Ids,
     attempt: &Attempt,
 ) -> Option<Record> {
-    let outcome = told(workload, snapshot, (attempt.source, attempt.destination));
+    let opened = (attempt.source, attempt.destination);
+    if !permits(workload, snapshot, opened) {
+        return None;
+    }
+    let outcome = told(workload, snapshot, opened);
     let (source, destination) = ends(workload, Some(snapshot), attempt);
-    outcome.permitted.then(|| Record::opened(ids.take(), unix_ms(), source, destination, outcome))
+    Some(Record::opened(ids.take(), unix_ms(), source, destination, outcome))
 }
 
 /// Whether the table in force would let a connection in.
@@ -48,14 +52,14 @@ pub(super) fn still_permitted(
     generations: &Generations,
     ends: (SocketAddr, SocketAddr),
 ) -> bool {
-    generations.last().is_some_and(|snapshot| decide(workload, &snapshot, ends).permitted)
+    generations.last().is_some_and(|snapshot| permits(workload, &snapshot, ends))
 }
 
-fn decide(workload: &WorkloadId, snapshot: &Snapshot, ends: (SocketAddr, SocketAddr)) -> Outcome {
-    snapshot.outcome_as_tcp(workload, &connection(snapshot, ends))
+fn permits(workload: &WorkloadId, snapshot: &Snapshot, ends: (SocketAddr, SocketAddr)) -> bool {
+    snapshot.decide_at_syn(workload, &connection(snapshot, ends)).is_permitted()
 }
 
-/// The same with all that a record says of it.
+/// The decision with all that a record says of it, which takes longer the more rules there are.
 fn told(workload: &WorkloadId, snapshot: &Snapshot, ends: (SocketAddr, SocketAddr)) -> Outcome {
     snapshot.outcome_at_syn(workload, &connection(snapshot, ends))
 }
