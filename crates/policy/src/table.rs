@@ -6,6 +6,7 @@
 //! open while nothing changes. The cost grows with the edges and not with edges × rules.
 //! Law: the verdict of every cell is that of `Snapshot::decide_at_syn`.
 
+mod bound;
 mod paint;
 mod product;
 mod sweep;
@@ -20,6 +21,8 @@ use std::ops::RangeInclusive;
 use crate::address::canonical;
 use crate::mesh::WorkloadId;
 use crate::snapshot::Snapshot;
+
+pub use bound::entries_at_most;
 
 /// Entries of one table. A kernel map of 10,000 entries loads in about 120 ms and each entry costs some hundred bytes of kernel memory:
 /// beyond this a pod's start would be felt and a hundred pods would hold hundreds of megabytes.

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use generate::{Random, Wish, World};
-use policy::table::table;
+use policy::table::{entries_at_most, table};
 use policy::{Answer, Connection, Peer, Profile, Reason, Snapshot, Verdict, VerdictTable, WorkloadId};
 use serde_json::{Value, json};
 
@@ -76,9 +76,11 @@ fn table_is_decide_for_every_cell() {
     for (seed, mut random, world) in worlds(1) {
         let snapshot = snapshot(&world);
         let destination = &world.workloads[0];
+        let at_most = entries_at_most(&world.mesh(), destination);
         for address in &destination.addresses {
             let table = table(&snapshot, &destination.id, *address).unwrap();
             assert_disjoint(&table);
+            assert!(table.entries.len() <= at_most, "seed {seed}: {} entries, at most {at_most}", table.entries.len());
             let cut = snapshot.cut(&destination.id, *address).unwrap();
             for sources in &cut.sources {
                 for ports in &cut.ports {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use api::Status;
 use api::status::Cause;
-use policy::table::table;
+use policy::table::{ENTRIES_PER_POD_MAX, entries_at_most, table};
 use policy::{Labels, Mesh, PolicyId, Snapshot, Workload, WorkloadId};
 
 /// Addresses for a workload that does not exist yet; from the ranges for documentation, so that none of a pod is meant.
@@ -33,10 +33,9 @@ pub(super) fn refusal(
         addresses: EXAMPLE_ADDRESSES.to_vec(),
         in_mesh: true,
     });
-    let snapshot = policy::compile(&mesh, 0, before.as_ref());
     let whole_mesh = policy.namespace == mesh.settings.root_namespace;
     let mut seen = BTreeSet::new();
-    let too_large = mesh
+    let concerned: Vec<&Workload> = mesh
         .workloads
         .iter()
         .filter(|workload| workload.in_mesh && (whole_mesh || workload.id.namespace == policy.namespace))
@@ -45,7 +44,14 @@ pub(super) fn refusal(
         })
         // Workloads of one namespace with the same labels have the same rules, and tables of the same size.
         .filter(|workload| seen.insert((&workload.id.namespace, &workload.labels)))
-        .find_map(|workload| one(&snapshot, workload));
+        // Nearly all policies are too small to be asked about.
+        .filter(|workload| entries_at_most(&mesh, workload) > ENTRIES_PER_POD_MAX)
+        .collect();
+    if concerned.is_empty() {
+        return None;
+    }
+    let snapshot = policy::compile(&mesh, 0, before.as_ref());
+    let too_large = concerned.into_iter().find_map(|workload| one(&snapshot, workload));
     *before = Some(snapshot);
     let cause = Cause::field("FieldValueInvalid", format!("Invalid value: {}", too_large?), "spec");
     Some(Status::invalid(crate::translate::SECURITY_GROUP, kind, &policy.name, vec![cause]))

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Bound, ENTRIES_PER_POD_MAX, Entry, TooLarge, Verdict, VerdictTable, table};
+use super::{Bound, ENTRIES_PER_POD_MAX, Entry, TooLarge, Verdict, VerdictTable, entries_at_most, table};
 use crate::compile::compile;
 use crate::decide::{Connection, Reason};
 use crate::identity::Peer;
@@ -27,11 +27,12 @@ fn workload(name: &str, account: &str, address: &str) -> Workload {
 fn snapshot_with(settings: Settings, specs: &[(&str, Value)]) -> Snapshot {
     let mut legacy = workload("legacy", "legacy", "10.0.0.6");
     legacy.in_mesh = false;
-    let mut mesh = Mesh {
-        settings,
-        workloads: vec![workload("tcp-echo", "tcp-echo", ADDRESS), workload("sleep", "sleep", "10.0.0.5"), legacy],
-        ..Mesh::default()
-    };
+    let workloads = vec![workload("tcp-echo", "tcp-echo", ADDRESS), workload("sleep", "sleep", "10.0.0.5"), legacy];
+    compile(&mesh_with(settings, workloads, specs), 7, None)
+}
+
+fn mesh_with(settings: Settings, workloads: Vec<Workload>, specs: &[(&str, Value)]) -> Mesh {
+    let mut mesh = Mesh { settings, workloads, ..Mesh::default() };
     for (index, (kind, spec)) in specs.iter().enumerate() {
         let document =
             json!({"kind": kind, "metadata": {"name": format!("p{index}"), "namespace": "foo"}, "spec": spec});
@@ -42,7 +43,7 @@ fn snapshot_with(settings: Settings, specs: &[(&str, Value)]) -> Snapshot {
             mesh.policies.push(Arc::new(authorization_policy(&document, &mesh.settings).admitted().unwrap()));
         }
     }
-    compile(&mesh, 7, None)
+    mesh
 }
 
 fn snapshot(specs: &[Value]) -> Snapshot {
@@ -231,5 +232,31 @@ fn one_of_two_pods_with_the_same_identity_is_let_in_by_its_address() {
         [("10.0.0.5", Verdict::Accept), ("10.0.0.6", Verdict::Reject), ("10.0.0.8", Verdict::Reject)]
     {
         assert_eq!(table.verdict(address.parse().unwrap(), 9000), wanted, "{address}");
+    }
+}
+
+/// Shapes in which one cause alone makes the entries.
+#[test]
+fn no_table_has_more_entries_than_is_reckoned_by_what_is_written() {
+    const MANY: u8 = 50;
+    let blocks: Vec<String> = (0..MANY).map(|number| format!("11.0.0.{}", 2 * number)).collect();
+    let ports: Vec<String> = (0..MANY).map(|number| (9000 + 2 * u16::from(number)).to_string()).collect();
+    let (by_block, to_ports) = (json!([{"source": {"ipBlocks": blocks}}]), json!([{"operation": {"ports": ports}}]));
+    let rule = |rule: Value| ("AuthorizationPolicy", json!({"rules": [rule]}));
+    let many = usize::from(MANY);
+    for (specs, least) in [
+        (vec![rule(json!({"from": by_block}))], many),
+        (vec![rule(json!({"to": to_ports}))], many),
+        (vec![rule(json!({"from": [{"source": {"namespaces": ["foo"]}}]}))], many),
+        (vec![rule(json!({"from": by_block})), rule(json!({"to": to_ports}))], many * many),
+        (vec![("PeerAuthentication", json!({"mtls": {"mode": "STRICT"}}))], many),
+    ] {
+        let workloads =
+            (0..MANY).map(|number| workload(&format!("w{number}"), "default", &format!("10.0.0.{}", 10 + 2 * number)));
+        let mesh = mesh_with(Settings::default(), workloads.collect(), &specs);
+        let (destination, snapshot) = (&mesh.workloads[0], compile(&mesh, 7, None));
+        let entries = table(&snapshot, &destination.id, destination.addresses[0]).unwrap().entries.len();
+        let at_most = entries_at_most(&mesh, destination);
+        assert!((least..=at_most).contains(&entries), "{entries} entries, at most {at_most}: {specs:?}");
     }
 }
