@@ -1,6 +1,6 @@
 //! Writes to policies: how long until the kernel does what they say, and what a write costs that changes nothing.
 //!
-//! A client of its own probes each pod without pause; the switch is over when the last of them has met the new verdict. That is an
+//! A client of its own probes each pod every 0.1 ms; the switch is over when the last of them has met the new verdict. That is an
 //! upper bound: a probe lasts, and the probes take CPU time from what they watch. The clock of both is the machine's.
 
 use std::path::Path;
