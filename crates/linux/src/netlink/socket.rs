@@ -1,5 +1,6 @@
 //! Netlink sockets: request, dump, transaction, notifications.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -62,7 +63,29 @@ pub struct Socket {
     fd: OwnedFd,
     protocol: Protocol,
     sequence: u32,
-    buffer: Vec<u8>,
+}
+
+thread_local! {
+    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Where a datagram is read to. A pod has half a dozen sockets and few are read at a time: the room is the thread's.
+struct Room(Vec<u8>);
+
+impl Room {
+    fn take() -> Self {
+        let left = ROOM.try_with(Cell::take).unwrap_or_default();
+        // It is in use if something is asked while an answer is looked at.
+        Self(if left.is_empty() { vec![0; RECEIVE_BYTES] } else { left })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let room = std::mem::take(&mut self.0);
+        // A thread that ends needs none any more.
+        let _ended = ROOM.try_with(|left| left.set(room));
+    }
 }
 
 impl Socket {
@@ -82,7 +105,7 @@ impl Socket {
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
             set_option(&fd, option, 1).map_err(|source| Error::NetlinkOpen { protocol, source })?;
         }
-        Ok(Self { fd, protocol, sequence: 1, buffer: vec![0; RECEIVE_BYTES] })
+        Ok(Self { fd, protocol, sequence: 1 })
     }
 
     /// Makes room for `bytes` of messages to be sent at once; as far as the right to do so reaches.
@@ -120,9 +143,9 @@ impl Socket {
         let mut message = message.clone();
         message.add_flags(ACK);
         let sequence = self.send(&message)?;
+        let mut room = Room::take();
         loop {
-            let length = self.receive("wait for the answer")?;
-            let mut bytes = self.buffer.get(..length).unwrap_or_default();
+            let mut bytes = self.receive(&mut room, "wait for the answer")?;
             while let Some(reply) = split(&mut bytes) {
                 if reply.sequence != sequence {
                     continue;
@@ -177,9 +200,9 @@ impl Socket {
     /// Waits for a confirmation of the last message or the refusal of any; on refusal nothing has changed.
     fn batch_answer(&mut self, first: u32, messages: &[Message]) -> Result<(), Error> {
         let mut refused: Option<(usize, Refusal)> = None;
+        let mut room = Room::take();
         loop {
-            let length = self.receive("wait for the end of a transaction")?;
-            let mut bytes = self.buffer.get(..length).unwrap_or_default();
+            let mut bytes = self.receive(&mut room, "wait for the end of a transaction")?;
             while let Some(reply) = split(&mut bytes) {
                 let index = reply.sequence.wrapping_sub(first);
                 let index = usize::try_from(index).unwrap_or(usize::MAX);
@@ -212,9 +235,8 @@ impl Socket {
 
     /// Hands over the messages of one datagram that waits, without blocking.
     pub fn notifications(&mut self, mut each: impl FnMut(Reply<'_>)) -> Result<Received, Error> {
-        match self.receive_with(RecvFlags::DONTWAIT) {
-            Ok(length) => {
-                let mut bytes = self.buffer.get(..length).unwrap_or_default();
+        match self.receive_with(&mut Room::take(), RecvFlags::DONTWAIT) {
+            Ok(mut bytes) => {
                 while let Some(reply) = split(&mut bytes) {
                     each(reply);
                 }
@@ -232,9 +254,9 @@ impl Socket {
         message.add_flags(DUMP);
         let sequence = self.send(&message)?;
         let mut whole = true;
+        let mut room = Room::take();
         loop {
-            let length = self.receive("list objects")?;
-            let mut bytes = self.buffer.get(..length).unwrap_or_default();
+            let mut bytes = self.receive(&mut room, "list objects")?;
             while let Some(reply) = split(&mut bytes) {
                 if reply.sequence != sequence {
                     continue;
@@ -252,8 +274,9 @@ impl Socket {
 
     /// Throws away what is left of an answer, so that the next request meets an empty queue.
     fn drain(&mut self) -> Result<(), Error> {
+        let mut room = Room::take();
         loop {
-            match self.receive_with(RecvFlags::DONTWAIT) {
+            match self.receive_with(&mut room, RecvFlags::DONTWAIT) {
                 Ok(_) | Err(Errno::NOBUFS) => {}
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(errno) => return Err(self.failed("read the rest of an answer", errno)),
@@ -276,24 +299,25 @@ impl Socket {
         }
     }
 
-    fn receive(&mut self, doing: &'static str) -> Result<usize, Error> {
-        self.receive_with(RecvFlags::empty()).map_err(|errno| self.failed(doing, errno))
+    fn receive<'r>(&self, room: &'r mut Room, doing: &'static str) -> Result<&'r [u8], Error> {
+        self.receive_with(room, RecvFlags::empty()).map_err(|errno| self.failed(doing, errno))
     }
 
     /// Reads one datagram of the kernel; what other processes send is passed over.
-    fn receive_with(&mut self, flags: RecvFlags) -> Result<usize, Errno> {
-        loop {
-            let received = rustix::net::recvfrom(&self.fd, self.buffer.as_mut_slice(), flags);
+    fn receive_with<'r>(&self, room: &'r mut Room, flags: RecvFlags) -> Result<&'r [u8], Errno> {
+        let length = loop {
+            let received = rustix::net::recvfrom(&self.fd, room.0.as_mut_slice(), flags);
             match received {
                 Ok((_, length, Some(sender))) => {
                     if SocketAddrNetlink::try_from(sender)?.pid() == 0 {
-                        return Ok(length);
+                        break length;
                     }
                 }
                 Ok((_, _, None)) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
-        }
+        };
+        Ok(room.0.get(..length).unwrap_or_default())
     }
 
     fn failed(&self, doing: &'static str, errno: Errno) -> Error {
