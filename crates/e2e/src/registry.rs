@@ -2,10 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::Value;
 
 /// A registry needs a fraction of a second to start; this only bounds a hang.
@@ -29,11 +30,26 @@ impl Registry {
 
     /// The same at an address that is known already.
     pub fn start_at(home: &Path, address: &str) -> Self {
+        Self::serve(home, address, "")
+    }
+
+    /// The same over HTTPS, with a certificate of `authority`; nothing can be pushed to it.
+    pub fn start_with_tls(home: &Path, address: &str, authority: &Authority) -> Self {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let (certificate, key) = authority.certify(home, host);
+        Self::serve(
+            home,
+            address,
+            &format!(", tls: {{certificate: {}, key: {}}}", certificate.display(), key.display()),
+        )
+    }
+
+    fn serve(home: &Path, address: &str, tls: &str) -> Self {
         let storage = home.join("registry");
         std::fs::create_dir_all(&storage).unwrap_or_else(|error| panic!("{}: {error}", storage.display()));
         let file = home.join("registry.yml");
         let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'{tls}}}\n",
             storage.display()
         );
         std::fs::write(&file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
@@ -94,6 +110,45 @@ impl Registry {
         };
         let answer = exchange().unwrap_or_else(|error| panic!("{method} {path}: {error}"));
         (answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0), answer)
+    }
+}
+
+/// Somebody whose certificates may be trusted.
+#[derive(Debug)]
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// The file with its own certificate.
+    pub file: PathBuf,
+}
+
+impl Authority {
+    /// A new one, with its certificate in `home`.
+    pub fn new(home: &Path) -> Self {
+        let make = || -> Result<_, rcgen::Error> {
+            let mut parameters = CertificateParams::new(Vec::new())?;
+            parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate()?;
+            let certificate = parameters.self_signed(&key)?;
+            Ok((certificate, Issuer::new(parameters, key)))
+        };
+        let (certificate, issuer) = make().unwrap_or_else(|error| panic!("a certificate: {error}"));
+        let file = home.join("authority.pem");
+        std::fs::write(&file, certificate.pem()).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        Self { issuer, file }
+    }
+
+    /// Files with a certificate for a host, and its key.
+    fn certify(&self, home: &Path, host: &str) -> (PathBuf, PathBuf) {
+        let make = || -> Result<_, rcgen::Error> {
+            let key = KeyPair::generate()?;
+            Ok((CertificateParams::new([host.to_owned()])?.signed_by(&key, &self.issuer)?, key))
+        };
+        let (certificate, key) = make().unwrap_or_else(|error| panic!("a certificate for {host}: {error}"));
+        let (certificate_file, key_file) = (home.join("registry.pem"), home.join("registry.key"));
+        for (file, text) in [(&certificate_file, certificate.pem()), (&key_file, key.serialize_pem())] {
+            std::fs::write(file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        }
+        (certificate_file, key_file)
     }
 }
 

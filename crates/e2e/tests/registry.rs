@@ -3,7 +3,7 @@
 
 use e2e::image::Image;
 use e2e::mesh::{Mesh, kubectls, told};
-use e2e::registry::Registry;
+use e2e::registry::{Authority, Registry};
 use e2e::running::Running;
 use serde_json::json;
 
@@ -111,4 +111,46 @@ fn what_cannot_be_pulled_is_said_and_tried_again() {
         "eval \"$(tidegate env -n foo)\"; exec kubectl get events -w -o custom-columns=M:.message",
     ));
     events.until(&["Failed to pull image", "team/none:1", "there is no such image or tag"]);
+}
+
+#[test]
+fn a_registry_elsewhere_is_asked_by_https_and_its_certificate_must_be_trusted() {
+    let mut mesh = Mesh::down();
+    let authority = Authority::new(mesh.work_dir());
+    mesh.with("SSL_CERT_FILE", &authority.file);
+    let up = || {
+        let output = mesh.tidegate(&["up", "--detach"]);
+        assert!(output.status.success(), "{}", told(&output));
+    };
+    up();
+    must(&mesh, "kubectl create ns foo");
+    // The host's end of the mesh: an address that is not this machine's own loopback.
+    let host = must(&mesh, "ip -4 -o addr show | grep -o 'inet [0-9.]*/[0-9]* .*'")
+        .lines()
+        .find(|line| line.contains(&mesh.id()))
+        .and_then(|line| line.split([' ', '/']).nth(1).map(str::to_owned))
+        .unwrap();
+    let open = Registry::start(mesh.work_dir());
+    let port = open.address.rsplit_once(':').unwrap().1.to_owned();
+    open.push(&saying(&mesh, "sealed"), "team/app", "1");
+    drop(open);
+    let registry = Registry::start_with_tls(mesh.work_dir(), &format!("{host}:{port}"), &authority);
+    apply(&mesh, &pod("sealed", &format!("{}/team/app:1", registry.address), "Always"));
+    must(&mesh, "kubectl wait --for=condition=Ready pod/sealed --timeout=40s");
+    assert_eq!(must(&mesh, "timeout 20 grep -m1 . <(kubectl logs -f sealed 2>/dev/null)"), "sealed\n");
+    // Another authority is believed by nobody, and a file without certificates is told of.
+    for (name, why) in [("another", "invalid peer certificate"), ("empty", "no certificate can be read from")] {
+        assert!(mesh.tidegate(&["down"]).status.success());
+        let home = mesh.work_dir().join(name);
+        std::fs::create_dir(&home).unwrap();
+        let other = Authority::new(&home).file;
+        if name == "empty" {
+            std::fs::write(&other, "").unwrap();
+        }
+        std::fs::copy(other, &authority.file).unwrap();
+        up();
+        apply(&mesh, &pod(name, &format!("{}/team/app:1", registry.address), "Always"));
+        let told = format!("kubectl get events -o yaml | tr -s '\\n ' ' ' | grep -qF '{why}'");
+        must(&mesh, &format!("timeout 40 bash -c \"until {told}; do :; done\""));
+    }
 }

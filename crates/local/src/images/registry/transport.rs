@@ -1,7 +1,7 @@
 //! One request after the other over HTTP/1.1: to whom, within which time, and no further than that.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
@@ -39,6 +40,9 @@ const TRUSTED: [&str; 5] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// Names a file of certificates that are trusted instead, as OpenSSL and its like take it.
+const TRUSTED_VARIABLE: &str = "SSL_CERT_FILE";
+
 /// How requests travel.
 pub(super) struct Transport {
     /// The registry is on this machine: plain HTTP is spoken with this machine, and with nobody else.
@@ -55,11 +59,12 @@ pub(super) struct Answer {
 
 impl Transport {
     pub(super) fn new(is_local: bool) -> Result<Self, String> {
-        let mut roots = rustls::RootCertStore::empty();
-        if let Some(file) = TRUSTED.iter().map(Path::new).find(|path| path.exists()) {
-            let certificates = CertificateDer::pem_file_iter(file).into_iter().flatten().flatten();
-            // Some of old are none by today's rules: whoever needs one of them is told by the connection.
-            certificates.for_each(|certificate| drop(roots.add(certificate)));
+        let named = std::env::var_os(TRUSTED_VARIABLE).filter(|file| !file.is_empty()).map(PathBuf::from);
+        let found = TRUSTED.iter().map(Path::new).find(|path| path.exists());
+        let roots = named.as_deref().or(found).map_or_else(RootCertStore::empty, trusted);
+        if let Some(file) = named.filter(|_| roots.is_empty()) {
+            let why = "no certificate can be read from the file that";
+            return Err(format!("{why} {TRUSTED_VARIABLE} names: `{}`", file.display()));
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -188,6 +193,15 @@ impl Answer {
         let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
         said.chars().map(plain).take(COMPLAINT_BYTES_MAX).collect::<String>().trim().to_owned()
     }
+}
+
+/// The certificates of a file.
+fn trusted(file: &Path) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let certificates = CertificateDer::pem_file_iter(file).into_iter().flatten().flatten();
+    // Some of old are none by today's rules: whoever needs one of them is told by the connection.
+    certificates.for_each(|certificate| drop(roots.add(certificate)));
+    roots
 }
 
 /// Where a redirection leads, as seen from where it was given.
