@@ -77,9 +77,13 @@ fn logs_files_and_commands_come_through_with_every_kubectl() {
                 .with_few()
                 .has(&["libcurl"]),
             line("kubectl debug talk --image=busybox -- true").fails().has(&["containers are not added to running pods here"]),
-            line("kubectl debug talk --copy-to=copied --container=d -- sleep 1000 && kubectl wait --for=condition=Ready pod/copied --timeout=30s")
+            line("kubectl debug talk --copy-to=copied --container=d --profile=legacy -- sleep 1000 && kubectl wait --for=condition=Ready pod/copied --timeout=30s")
                 .since(27)
                 .has(&["pod/copied condition met"]),
+            // Newer ones ask for more rights for the copy than a pod has here.
+            line("kubectl debug talk --copy-to=mighty --container=d --profile=general -- sleep 1000 && kubectl wait --for=jsonpath='{.status.reason}'=Refused pod/mighty --timeout=30s")
+                .since(37)
+                .has(&["pod/mighty condition met"]),
         ],
     );
     let faults = with_each(|kubectl| {
