@@ -74,10 +74,15 @@ impl Lock {
 }
 
 impl Daemon {
-    /// Whether there is a process of its number.
+    /// Whether there is a process of its number that has not ended: one that has keeps its number until it is waited for.
     fn lives(&self) -> bool {
-        let asked = Pid::from_raw(self.pid).map(rustix::process::test_kill_process);
-        asked.is_some_and(|answer| answer != Err(Errno::SRCH))
+        let handle = Pid::from_raw(self.pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
+        match handle {
+            Some(Ok(handle)) => !gone_within(&handle, Duration::ZERO).unwrap_or_default(),
+            // The number may be that of a thread by now. Of a process that must not be looked at nobody knows that it has ended.
+            Some(Err(error)) => ![Errno::SRCH, Errno::INVAL, Errno::NOENT].contains(&error),
+            None => false,
+        }
     }
 }
 
@@ -213,6 +218,19 @@ mod tests {
         });
         assert!(Lock::take(&place).unwrap().is_some());
         child.join().unwrap();
+    }
+
+    #[test]
+    fn a_daemon_that_nobody_has_waited_for_yet_lives_no_more() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let daemon = Daemon { pid: child.id().cast_signed(), port: 1, version: String::new() };
+        assert!(daemon.lives());
+        child.kill().unwrap();
+        let handle = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        assert!(gone_within(&handle, Duration::from_secs(10)).unwrap());
+        assert!(!daemon.lives());
+        child.wait().unwrap();
+        assert!(!daemon.lives());
     }
 
     #[test]
