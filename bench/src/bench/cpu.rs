@@ -117,6 +117,8 @@ pub(crate) struct Memory {
     pub(crate) resident: u64,
     /// Resident, what is shared being divided among those who share it.
     pub(crate) share: u64,
+    /// What is no file's: heap and stacks.
+    pub(crate) own: u64,
     /// How many processes.
     pub(crate) processes: usize,
 }
@@ -139,6 +141,7 @@ pub(crate) fn memory_below(root: i32) -> Memory {
         let one = memory_of(pid);
         sum.resident += one.resident;
         sum.share += one.share;
+        sum.own += one.own;
         sum.processes += 1;
     }
     sum
@@ -151,7 +154,7 @@ pub(crate) fn memory_of(pid: i32) -> Memory {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     };
-    Memory { resident: of("Rss:"), share: of("Pss:"), processes: 1 }
+    Memory { resident: of("Rss:"), share: of("Pss:"), own: of("Anonymous:"), processes: 1 }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Memory of a mesh. The part that enforces on the node shares one process with the API server and the controllers, so it cannot
-//! be told apart; what is told is the daemon and everything below it.
+//! be told apart: it takes no more than the daemon's own memory. What is told is the daemon and everything below it.
 
 use std::path::Path;
 
@@ -14,9 +14,10 @@ use crate::table::{head, line};
 pub(crate) fn run(tidegate: &Path, work: &Path, policies: usize) -> Result<()> {
     let mesh = Mesh::up(tidegate, &work.join("mesh"))?;
     println!(
-        "\nMiB. RSS of the daemon; PSS of it and of all processes below it, which share the pages of one binary.\n"
+        "\nMiB. RSS of the daemon, and what of that is its own (heap, stacks) and not a file's; PSS of it and of all processes \
+         below it, which share the pages of one binary.\n"
     );
-    head(&["mesh", "daemon RSS", "daemon PSS", "all processes PSS", "processes"]);
+    head(&["mesh", "daemon RSS", "of that its own", "daemon PSS", "all processes PSS", "processes"]);
     told("idle, no pods", &mesh);
     mesh.settle_in()?;
     let mut api = mesh.api()?;
@@ -36,6 +37,6 @@ fn told(what: &str, mesh: &Mesh) {
     let (daemon, all) = (memory_of(mesh.pid), memory_below(mesh.pid));
     #[expect(clippy::cast_precision_loss, reason = "memory of processes")]
     let mib = |kib: u64| format!("{:.1}", kib as f64 / 1024.0);
-    let Memory { resident, share, .. } = daemon;
-    line(&[what.to_owned(), mib(resident), mib(share), mib(all.share), all.processes.to_string()]);
+    let Memory { resident, share, own, .. } = daemon;
+    line(&[what.to_owned(), mib(resident), mib(own), mib(share), mib(all.share), all.processes.to_string()]);
 }
