@@ -257,6 +257,23 @@ fn what_is_not_whole_is_made_anew() {
 }
 
 #[test]
+fn a_node_that_gives_pods_no_table_of_connections_is_made_anew() {
+    const SLOTS: &str = "net/ipv4/tcp_child_ehash_entries";
+    let mut mesh = Mesh::new("e000000c");
+    // As the first version laid it.
+    mesh.node().netns().run(|| linux::sysctl::write_if_there(SLOTS, "0")).unwrap().unwrap();
+    let facts = mesh.settings.run_dir.join("node.json");
+    let mut said: serde_json::Value = serde_json::from_slice(&std::fs::read(&facts).unwrap()).unwrap();
+    said["layout"] = 1.into();
+    std::fs::write(facts, said.to_string()).unwrap();
+    let pod = mesh.restart().pod_link("uid").unwrap();
+    if Path::new("/proc/sys").join(SLOTS).exists() {
+        let slots = pod.netns.run(|| linux::sysctl::read("net/ipv4/tcp_ehash_entries")).unwrap().unwrap();
+        assert_eq!(slots, "8192");
+    }
+}
+
+#[test]
 fn a_pool_of_two_under_churn_gives_each_address_to_one_pod_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let id: MeshId = "e0000009".parse().unwrap();

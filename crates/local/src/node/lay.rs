@@ -15,7 +15,7 @@ use crate::Error;
 use crate::error::doing;
 
 /// Raised whenever what `lay` makes changes: a node laid by another version is not adopted but made anew.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 /// Name of the node's end of its link to the host.
 const HOST_END: &str = "host";
 
