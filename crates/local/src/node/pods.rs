@@ -28,10 +28,11 @@ const POD_SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv4/ip_unprivileged_port_start", "0"),
     // With cookies, a SYN accepted under an old table leaves no socket to destroy.
     ("net/ipv4/tcp_syncookies", "0"),
-    // What the kernel would give a host; for a pod it would reckon from the few slots of its own table of connections.
-    ("net/ipv4/tcp_max_syn_backlog", "2048"),
-    ("net/ipv4/tcp_max_tw_buckets", "131072"),
 ];
+
+/// Settings that the kernel reckons from the slots of the table of connections. The node's table is the host's: a pod gets
+/// what the host would give it, and not what its own few slots come to.
+const RECKONED: [&str; 2] = ["net/ipv4/tcp_max_syn_backlog", "net/ipv4/tcp_max_tw_buckets"];
 
 /// `ping` without the capability for it, for every group that there is.
 const PING_GROUPS: &str = "net/ipv4/ping_group_range";
@@ -225,8 +226,12 @@ fn make(node: &Site<'_>, router: &mut Router, uid: &str, number: u32) -> Result<
 
 /// Makes the pair and gives both ends what they need; the node's end comes up last.
 fn wire(node: &Site<'_>, router: &mut Router, link: &PodLink) -> Result<(), linux::Error> {
+    let of_node = node.netns.run(|| RECKONED.map(linux::sysctl::read))?;
     settle(&link.netns, &[QUIET_SYSCTLS, POD_SYSCTLS])?;
     link.netns.run(|| {
+        for (name, value) in RECKONED.into_iter().zip(of_node) {
+            linux::sysctl::write(name, &value?)?;
+        }
         linux::sysctl::write(PING_GROUPS, &linux::userns::all_groups())?;
         linux::sysctl::write_if_there(NO_MPTCP, "0")
     })??;
