@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use local::images::TRUSTED_VARIABLE;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
@@ -101,6 +102,10 @@ fn detach(place: &Place, arguments: &UpArguments) -> Outcome {
     command.arg0("tidegate").args(["up", "--detached", "--data-dir"]).arg(&place.data_dir);
     if let Some(port) = arguments.port {
         command.arg("--port").arg(port.to_string());
+    }
+    if let Some(file) = std::env::var_os(TRUSTED_VARIABLE).filter(|file| !file.is_empty()) {
+        // As the user wrote it: the daemon's directory is another.
+        command.env(TRUSTED_VARIABLE, std::path::absolute(file)?);
     }
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     let mut child = command.spawn().context("starting the daemon")?;

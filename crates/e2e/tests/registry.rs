@@ -117,7 +117,8 @@ fn what_cannot_be_pulled_is_said_and_tried_again() {
 fn a_registry_elsewhere_is_asked_by_https_and_its_certificate_must_be_trusted() {
     let mut mesh = Mesh::down();
     let authority = Authority::new(mesh.work_dir());
-    mesh.with("SSL_CERT_FILE", &authority.file);
+    // Seen from where `up` is typed, which is not where the daemon works.
+    mesh.with("SSL_CERT_FILE", authority.file.file_name().unwrap());
     let up = || {
         let output = mesh.tidegate(&["up", "--detach"]);
         assert!(output.status.success(), "{}", told(&output));

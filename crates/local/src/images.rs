@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 pub use digest::Digest;
 pub use reference::Reference;
-pub use registry::{Credentials, Turn, pull};
+pub use registry::{Credentials, TRUSTED_VARIABLE, Turn, pull};
 pub use store::{Added, Defaults, Store, Stored, Writer};
 
 pub(crate) use manifest::architecture;

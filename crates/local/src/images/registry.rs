@@ -17,6 +17,7 @@ use http::header::{ACCEPT, HeaderValue};
 use tokio::io::AsyncWriteExt;
 
 pub use access::Credentials;
+pub use transport::TRUSTED_VARIABLE;
 
 use super::digest::Digest;
 use super::input::Section;

@@ -41,7 +41,7 @@ const TRUSTED: [&str; 5] = [
 ];
 
 /// Names a file of certificates that are trusted instead, as OpenSSL and its like take it.
-const TRUSTED_VARIABLE: &str = "SSL_CERT_FILE";
+pub const TRUSTED_VARIABLE: &str = "SSL_CERT_FILE";
 
 /// How requests travel.
 pub(super) struct Transport {
