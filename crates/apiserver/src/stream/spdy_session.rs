@@ -125,7 +125,10 @@ async fn open<S: AsyncRead + AsyncWrite>(
             Frame::Ping { id } => sink.write_all(&spdy::ping(id)).await?,
             frame => {
                 for message in meaning(&frame, &streams).into_iter().flatten() {
-                    session.send(message).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
+                    // Nobody takes it before all are open: it is kept, up to a bound.
+                    session
+                        .try_send(message)
+                        .map_err(|_| io::Error::other("it says too much before its streams are open"))?;
                 }
             }
         }

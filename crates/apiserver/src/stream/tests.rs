@@ -195,3 +195,14 @@ async fn a_spdy_client_that_leaves_or_lies_takes_the_session_with_it() {
         assert!(command.exit.take().unwrap().is_closed());
     }
 }
+
+#[tokio::test]
+async fn a_spdy_client_that_speaks_before_its_streams_are_open_is_not_waited_for() {
+    let (mut client, _command, server) = spdy(Wanted { stdin: true, stdout: true, stderr: false, resize: false });
+    let mut writer = FrameWriter::start().unwrap();
+    client.write_all(&writer.open(3, &[("streamtype", "stdin")]).unwrap()).await.unwrap();
+    for _ in 0..100 {
+        client.write_all(&data(3, b"x", false)).await.unwrap();
+    }
+    timeout(PATIENCE, server).await.unwrap().unwrap();
+}

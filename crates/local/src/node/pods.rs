@@ -24,6 +24,9 @@ const POD_END: &str = "eth0";
 
 /// Kernel settings of a pod's namespace.
 const POD_SYSCTLS: &[(&str, &str)] = &[
+    // A pod is no router, whatever the host is or new namespaces are told to take over from it.
+    ("net/ipv4/ip_forward", "0"),
+    ("net/ipv6/conf/all/forwarding", "0"),
     // Any port without a capability, as container engines do.
     ("net/ipv4/ip_unprivileged_port_start", "0"),
     // With cookies, a SYN accepted under an old table leaves no socket to destroy.

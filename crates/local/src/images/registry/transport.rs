@@ -62,7 +62,7 @@ impl Transport {
         let named = std::env::var_os(TRUSTED_VARIABLE).filter(|file| !file.is_empty()).map(PathBuf::from);
         let found = TRUSTED.iter().map(Path::new).find(|path| path.exists());
         let roots = named.as_deref().or(found).map_or_else(RootCertStore::empty, trusted);
-        if let Some(file) = named.filter(|_| roots.is_empty()) {
+        if let Some(file) = named.filter(|_| roots.is_empty() && !is_local) {
             let why = "no certificate can be read from the file that";
             return Err(format!("{why} {TRUSTED_VARIABLE} names: `{}`", file.display()));
         }
