@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use api::yaml::{Children, Document, Node, documents};
+use api::yaml::{Children, Document, Node, Span, documents};
 use policy::finding::FieldPath;
 use policy::{Answer, Connection, Peer, Profile, ProviderKind, Settings, Workload, WorkloadId};
 use serde_json::Value;
@@ -30,24 +30,23 @@ pub fn read(text: &str) -> Corpus {
     corpus
 }
 
-/// The documents of a text. `y` and `n` are text in them: kubectl's reader takes the letters for booleans, as few others do,
-/// and corpora are written by others, which leave them unquoted.
+/// The documents of a text. `y` and `n` are text in them, as keys too: kubectl's reader takes the letters for booleans, as few
+/// others do, and corpora are written by others, which leave them unquoted.
 fn texts(text: &str) -> Vec<Document> {
     let mut documents = documents(text);
     for document in &mut documents {
-        if let Some(root) = &document.root {
+        if let Some(root) = &mut document.root {
             letters(&mut document.value, root, text);
         }
     }
     documents
 }
 
-fn letters(value: &mut Value, node: &Node, text: &str) {
-    match (value, &node.children) {
+fn letters(value: &mut Value, node: &mut Node, text: &str) {
+    match (value, &mut node.children) {
         (value @ Value::Bool(_), Children::None) => {
-            let written = text.get(node.span.bytes.clone()).unwrap_or_default().trim_end();
-            if matches!(written, "y" | "Y" | "n" | "N") {
-                *value = Value::from(written);
+            if let Some(letter) = letter(&node.span, text) {
+                *value = Value::from(letter);
             }
         }
         (Value::Array(values), Children::Items(items)) => {
@@ -55,13 +54,25 @@ fn letters(value: &mut Value, node: &Node, text: &str) {
         }
         (Value::Object(values), Children::Fields(fields)) => {
             for field in fields {
+                if let Some(letter) = letter(&field.key_span, text)
+                    && let Some(value) = values.shift_remove(&field.key)
+                {
+                    letter.clone_into(&mut field.key);
+                    values.insert(field.key.clone(), value);
+                }
                 if let Some(value) = values.get_mut(&field.key) {
-                    letters(value, &field.node, text);
+                    letters(value, &mut field.node, text);
                 }
             }
         }
         _ => {}
     }
+}
+
+/// The letter that stands there without quotes.
+fn letter<'a>(span: &Span, text: &'a str) -> Option<&'a str> {
+    let written = text.get(span.bytes.clone())?.trim_end();
+    matches!(written, "y" | "Y" | "n" | "N").then_some(written)
 }
 
 fn file(document: &Document, corpus: &mut Corpus) {

@@ -142,3 +142,26 @@ fn the_letters_y_and_n_are_text_and_the_words_are_not() {
     };
     assert_eq!(["y", "N", "x", "yes", "true"].map(case), [true, true, true, false, false].map(Value::from));
 }
+
+#[test]
+fn the_letters_y_and_n_are_text_as_keys_too() {
+    let policy = "{kind: AuthorizationPolicy, metadata: {name: c, namespace: foo}, \
+                  spec: {selector: {matchLabels: {y: n}}, action: CUSTOM, provider: {name: N}, rules: [{}]}}";
+    let answered = |labels: &str, provider: &str| {
+        let text = format!(
+            "cases: [{{id: a, mesh: {{providers: {{{provider}: {{type: grpc, decision: deny}}}}}}, policies: '{policy}', \
+             workload: {{name: w, namespace: foo, labels: {{{labels}}}, ips: [10.0.0.1]}}, \
+             connections: [{{source: {{ip: 10.0.0.2}}, destination: {{ip: 10.0.0.1, port: 1}}}}]}}]"
+        );
+        answer(&text, Profile::Sidecar)["connections"][0]["reason"].clone()
+    };
+    for (labels, provider, wanted) in [
+        ("y: n", "N", "custom-denied"),
+        ("'y': 'n'", "'N'", "custom-denied"),
+        ("y: n", "n", "custom-bad-provider"),
+        ("Y: n", "N", "no-allow-policies"),
+        ("'true': n", "N", "no-allow-policies"),
+    ] {
+        assert_eq!(answered(labels, provider), wanted, "{labels} {provider}");
+    }
+}
