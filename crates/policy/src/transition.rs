@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::decide::Connection;
 use crate::mesh::{Profile, WorkloadId};
+use crate::mtls::Mtls;
 use crate::snapshot::{Snapshot, WorkloadState};
 
 /// What Istio does with an open connection.
@@ -44,7 +45,13 @@ pub fn istio(before: &Snapshot, after: &Snapshot, destination: &WorkloadId, conn
 /// Do other rules or modes apply to the workload than before.
 fn is_altered(before: Option<&Arc<WorkloadState>>, after: Option<&Arc<WorkloadState>>) -> bool {
     let (Some(before), Some(after)) = (before, after) else { return true };
-    before.mtls.rest != after.mtls.rest || before.mtls.ports != after.mtls.ports || !rules(before).eq(rules(after))
+    has_other_modes(&before.mtls, &after.mtls) || !rules(before).eq(rules(after))
+}
+
+/// Does a port have another mode than before. That it is named with the mode that it had is no change.
+fn has_other_modes(before: &Mtls, after: &Mtls) -> bool {
+    let mut named = before.ports.keys().chain(after.ports.keys());
+    before.rest != after.rest || named.any(|port| before.at(*port) != after.at(*port))
 }
 
 /// The policies of a workload but for how they select it, which is no part of its rules.
