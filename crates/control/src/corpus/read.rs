@@ -30,27 +30,33 @@ pub fn read(text: &str) -> Corpus {
     corpus
 }
 
-/// The documents of a text. `y` and `n` are text in them, as keys too: kubectl's reader takes the letters for booleans, as few
-/// others do, and corpora are written by others, which leave them unquoted.
+/// The documents of a text. `y` and `n` are text in them, as keys too, and so are `09000` and `1e3`: kubectl's reader takes them
+/// for booleans and numbers, as few others do, and corpora are written by others, which leave them unquoted.
 fn texts(text: &str) -> Vec<Document> {
     let mut documents = documents(text);
     for document in &mut documents {
         if let Some(root) = &mut document.root {
-            letters(&mut document.value, root, text);
+            as_written(&mut document.value, root, text);
         }
     }
     documents
 }
 
-fn letters(value: &mut Value, node: &mut Node, text: &str) {
+fn as_written(value: &mut Value, node: &mut Node, text: &str) {
     match (value, &mut node.children) {
         (value @ Value::Bool(_), Children::None) => {
             if let Some(letter) = letter(&node.span, text) {
                 *value = Value::from(letter);
             }
         }
+        (value @ Value::Number(_), Children::None) => {
+            let written = text.get(node.span.bytes.clone()).unwrap_or_default().trim_end();
+            if !is_number_to_others(written) {
+                *value = Value::from(written);
+            }
+        }
         (Value::Array(values), Children::Items(items)) => {
-            values.iter_mut().zip(items).for_each(|(value, item)| letters(value, item, text));
+            values.iter_mut().zip(items).for_each(|(value, item)| as_written(value, item, text));
         }
         (Value::Object(values), Children::Fields(fields)) => {
             for field in fields {
@@ -61,7 +67,7 @@ fn letters(value: &mut Value, node: &mut Node, text: &str) {
                     values.insert(field.key.clone(), value);
                 }
                 if let Some(value) = values.get_mut(&field.key) {
-                    letters(value, &mut field.node, text);
+                    as_written(value, &mut field.node, text);
                 }
             }
         }
@@ -73,6 +79,20 @@ fn letters(value: &mut Value, node: &mut Node, text: &str) {
 fn letter<'a>(span: &Span, text: &'a str) -> Option<&'a str> {
     let written = text.get(span.bytes.clone())?.trim_end();
     matches!(written, "y" | "Y" | "n" | "N").then_some(written)
+}
+
+/// Is a number one in YAML 1.1 as well, where an exponent needs a dot and a sign, and what begins with 0 is octal. What is not
+/// written as a number is an alias of one.
+fn is_number_to_others(written: &str) -> bool {
+    let unsigned = written.strip_prefix(['+', '-']).unwrap_or(written).to_ascii_lowercase();
+    if !unsigned.starts_with(|first: char| first.is_ascii_digit() || first == '.') || unsigned.starts_with("0x") {
+        return true;
+    }
+    if let Some((digits, exponent)) = unsigned.split_once('e') {
+        return digits.contains('.') && exponent.starts_with(['+', '-']);
+    }
+    let is_octal = unsigned.bytes().all(|byte| matches!(byte, b'0'..=b'7' | b'_'));
+    !unsigned.starts_with('0') || unsigned.contains('.') || unsigned.starts_with("0b") || is_octal
 }
 
 fn file(document: &Document, corpus: &mut Corpus) {

@@ -165,3 +165,24 @@ fn the_letters_y_and_n_are_text_as_keys_too() {
         assert_eq!(answered(labels, provider), wanted, "{labels} {provider}");
     }
 }
+
+#[test]
+fn numbers_that_yaml_1_1_does_not_know_are_text() {
+    let codes = |port: &str| {
+        let spec = format!("{{rules: [{{to: [{{operation: {{ports: [{port}]}}}}]}}]}}");
+        let policy = format!("{{kind: AuthorizationPolicy, metadata: {{name: p}}, spec: {spec}}}");
+        let case = format!("cases: [{{id: n, kind: validation, policies: '{policy}'}}]");
+        answer(&case, Profile::Sidecar)["errors"].clone()
+    };
+    for text in ["09000", "0009000", "08"] {
+        assert_eq!(codes(text), json!([]), "{text}");
+    }
+    for text in ["1e3", "1E3", "1e+3", "1.5e3", "-08", "0o17"] {
+        assert_eq!(codes(text), json!(["bad-port"]), "{text}");
+    }
+    for number in ["9000", "0", "-1", "+1", "0017", "0x28", "0b11", "9_000", "1.5", "9000.", ".5", "1.5e+3", "-1.5E-3"]
+    {
+        assert_eq!(codes(number), json!(["schema-type"]), "{number}");
+    }
+    assert_eq!(codes("&e1 9000, *e1"), json!(["schema-type"]));
+}
