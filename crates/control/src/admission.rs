@@ -91,7 +91,10 @@ impl Gate {
                 Scope::Labels(labels) => Some(labels.clone()),
                 Scope::All | Scope::Targets => None,
             };
-            let (id, concerns) = (Arc::clone(&policy.id), policy.scope != Scope::Targets);
+            let id = Arc::clone(&policy.id);
+            // What says the same as before has its tables already.
+            let is_news = !mesh.policies.iter().any(|other| other.id == id && **other == policy);
+            let concerns = is_news && policy.scope != Scope::Targets;
             mesh.policies.retain(|other| other.id != id);
             mesh.policies.push(Arc::new(policy));
             if concerns && let Some(status) = size::refusal(new.kind(), &id, selector.as_ref(), mesh, &mut self.before)
@@ -113,9 +116,10 @@ impl Gate {
         if let Some(policy) = parsed.value {
             remarks.extend(references::peer_authentication(&policy, &World::new(&mesh, request.objects, true)));
             let (id, labels) = (Arc::clone(&policy.id), policy.selector.clone());
+            let is_news = !mesh.peer_authentications.iter().any(|other| other.id == id && **other == policy);
             mesh.peer_authentications.retain(|other| other.id != id);
             mesh.peer_authentications.push(Arc::new(policy));
-            if let Some(status) = size::refusal(new.kind(), &id, Some(&labels), mesh, &mut self.before) {
+            if is_news && let Some(status) = size::refusal(new.kind(), &id, Some(&labels), mesh, &mut self.before) {
                 return Admitted::refused(status);
             }
         }

@@ -172,6 +172,14 @@ fn a_policy_beyond_the_bound_is_refused_with_the_count() {
         let count = refusal.message().split_whitespace().find_map(|word| word.parse::<usize>().ok());
         assert!(count.is_some_and(|count| count > 16_384), "{refusal}");
     }
+    // One that got in all the same can be labelled, and be made no larger.
+    let mut objects = mesh();
+    put(&mut objects, large.clone());
+    let mut labelled = large.clone();
+    labelled.set("/metadata/labels", json!({ "to-do": "shrink" }));
+    assert!(admit(&mut Gate::default(), &objects, Some(&large), &labelled).refusal.is_none());
+    labelled.set("/spec/rules/0/to/0/operation/ports", json!(["9000", "9001"]));
+    assert!(admit(&mut Gate::default(), &objects, Some(&large), &labelled).refusal.is_some());
     // The same policy for gateways, or below the bound, is none of the kernel's business.
     large.set("/spec/targetRefs", json!([{ "group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "g" }]));
     assert!(admit(&mut Gate::default(), &mesh(), None, &large).refusal.is_none());
