@@ -26,7 +26,7 @@ use std::sync::Arc;
 use api::yaml::{Document, Node, Span};
 use api::{Key, Object};
 use policy::finding::Finding;
-use policy::spec::{AuthorizationPolicy, Scope};
+use policy::spec::AuthorizationPolicy;
 use policy::{Mesh, PolicyId, Profile, Snapshot, Workload};
 
 pub use diagnostic::{Diagnostic, Edit, Fix, Label, apply, fixed};
@@ -209,14 +209,10 @@ impl<'a> Pass<'a> {
     fn selected(&self, policy: &AuthorizationPolicy) -> impl Iterator<Item = &'a Workload> {
         let root = policy.id.namespace == self.mesh.settings.root_namespace;
         let (namespace, scope) = (policy.id.namespace.clone(), policy.scope.clone());
-        self.mesh.workloads.iter().filter(move |workload| {
-            (root || workload.id.namespace == namespace)
-                && match &scope {
-                    Scope::All => true,
-                    Scope::Targets => false,
-                    Scope::Labels(labels) => labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value)),
-                }
-        })
+        self.mesh
+            .workloads
+            .iter()
+            .filter(move |workload| (root || workload.id.namespace == namespace) && scope.selects(&workload.labels))
     }
 
     /// Remarks that know a path only, with their places.

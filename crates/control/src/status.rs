@@ -8,7 +8,7 @@ use api::{Key, Object, Objects, Write};
 use policy::finding::{Code, Finding};
 use policy::port::{Carries, class_of};
 use policy::spec::{Action, Attribute, AuthorizationPolicy, PeerAuthentication, Scope};
-use policy::{Labels, Mesh, Profile, Workload, WorkloadId};
+use policy::{Labels, Mesh, Profile, Workload, WorkloadId, carries};
 use serde_json::{Value, json};
 
 use crate::translate::{Read, Translator};
@@ -224,7 +224,7 @@ fn counted(namespace: &str, selector: Option<&Labels>, mesh: &Mesh, report: &Rep
 /// S-24, S-26.
 fn selects(namespace: &str, selector: Option<&Labels>, workload: &Workload, mesh: &Mesh) -> bool {
     let in_scope = namespace == mesh.settings.root_namespace || namespace == workload.id.namespace;
-    in_scope && selector.is_none_or(|labels| labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value)))
+    in_scope && selector.is_none_or(|labels| carries(&workload.labels, labels))
 }
 
 fn not_enforced(reason: &'static str, message: String) -> Condition {

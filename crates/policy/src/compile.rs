@@ -156,7 +156,9 @@ impl<'a> Candidates<'a> {
             for (key, value) in &workload.labels {
                 let selective = place.by_label.get(&(key.as_str(), value.as_str())).into_iter().flatten();
                 found.extend(
-                    selective.filter(|policy| selects(policy, &workload.labels)).map(|policy| Arc::clone(policy)),
+                    selective
+                        .filter(|policy| policy.spec.scope.selects(&workload.labels))
+                        .map(|policy| Arc::clone(policy)),
                 );
             }
         }
@@ -170,10 +172,6 @@ fn labels(policy: &CompiledPolicy) -> Option<&Labels> {
         Scope::Labels(labels) => Some(labels),
         Scope::All | Scope::Targets => None,
     }
-}
-
-fn selects(policy: &CompiledPolicy, workload: &Labels) -> bool {
-    labels(policy).is_none_or(|labels| labels.iter().all(|(key, value)| workload.get(key) == Some(value)))
 }
 
 type Named = Map<IpAddr, WorkloadId>;

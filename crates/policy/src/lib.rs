@@ -35,6 +35,7 @@ pub use finding::{Code, FieldPath, Finding, Parsed, Severity};
 pub use identity::{Peer, PeerName, SpiffeId};
 pub use mesh::{
     Labels, Mesh, PolicyId, Profile, ProviderKind, SameNode, Service, ServicePort, Settings, Workload, WorkloadId,
+    carries,
 };
 pub use record::{Close, Record};
 pub use snapshot::{Snapshot, Source, WorkloadState};

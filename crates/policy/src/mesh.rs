@@ -13,6 +13,11 @@ use crate::spec::{AuthorizationPolicy, PeerAuthentication};
 /// Labels of a workload or of a selector.
 pub type Labels = BTreeMap<String, String>;
 
+/// Whether among these labels is each that a selector wants.
+pub fn carries(labels: &Labels, wanted: &Labels) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
 /// Everything known about a mesh at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Mesh {

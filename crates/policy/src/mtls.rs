@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::mesh::{PolicyId, Profile, Settings, Workload};
+use crate::mesh::{PolicyId, Profile, Settings, Workload, carries};
 use crate::spec::{Mode, PeerAuthentication};
 
 /// The mode in force on a port.
@@ -67,10 +67,8 @@ impl<'a> Levels<'a> {
         let without_labels = |namespace: &str| in_namespace(namespace).find(|one| one.selector.is_empty());
         let own = (workload.id.namespace != root)
             .then(|| {
-                in_namespace(&workload.id.namespace).find(|one| {
-                    !one.selector.is_empty()
-                        && one.selector.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
-                })
+                in_namespace(&workload.id.namespace)
+                    .find(|one| !one.selector.is_empty() && carries(&workload.labels, &one.selector))
             })
             .flatten();
         let above = [without_labels(&workload.id.namespace), without_labels(root)];

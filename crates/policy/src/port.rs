@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::mesh::{Mesh, Profile, ProviderKind, Service, ServicePort, Settings, Workload};
+use crate::mesh::{Mesh, Profile, ProviderKind, Service, ServicePort, Settings, Workload, carries};
 use crate::spec::{Attribute, AuthorizationPolicy, Entry};
 
 /// Ports that are TCP though nobody says so (S-84): the server speaks first there, and waiting for the client would hang.
@@ -79,7 +79,7 @@ pub(crate) fn class(services: &[Service], settings: &Settings, workload: &Worklo
 fn selects(service: &Service, workload: &Workload) -> bool {
     service.namespace == workload.id.namespace
         && !service.selector.is_empty()
-        && service.selector.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
+        && carries(&workload.labels, &service.selector)
 }
 
 /// What the port of a service declares (S-84).

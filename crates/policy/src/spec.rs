@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Block;
-use crate::mesh::{Labels, PolicyId};
+use crate::mesh::{Labels, PolicyId, carries};
 
 /// What an AuthorizationPolicy does with the connections it matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -64,6 +64,18 @@ pub enum Scope {
     Labels(Labels),
     /// `targetRef` or `targetRefs`: gateways only, never a workload (S-25).
     Targets,
+}
+
+impl Scope {
+    /// Whether it reaches workloads with these labels, in the namespaces where it reaches any. That no labels at all reach nothing
+    /// in ambient is the profile's word.
+    pub fn selects(&self, labels: &Labels) -> bool {
+        match self {
+            Self::All => true,
+            Self::Labels(wanted) => carries(labels, wanted),
+            Self::Targets => false,
+        }
+    }
 }
 
 /// `from` and `to` and `when`.

@@ -7,7 +7,7 @@ use clap::Args;
 use control::suite::{API_VERSION, POLICY_TEST};
 use policy::ask::{Asker, Question, Verdict};
 use policy::spec::Attribute;
-use policy::{Mesh, Peer, Workload};
+use policy::{Mesh, Peer, Workload, carries};
 use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -89,10 +89,10 @@ fn ports(mesh: &Mesh, to: &Workload, given: &[u16]) -> BTreeSet<u16> {
     if !given.is_empty() {
         return given.iter().copied().collect();
     }
-    let of_services = mesh.services.iter().filter(|service| {
-        service.namespace == to.id.namespace
-            && service.selector.iter().all(|(key, value)| to.labels.get(key) == Some(value))
-    });
+    let of_services = mesh
+        .services
+        .iter()
+        .filter(|service| service.namespace == to.id.namespace && carries(&to.labels, &service.selector));
     let of_modes = mesh.peer_authentications.iter().flat_map(|one| one.ports.keys().copied());
     let mut ports: BTreeSet<u16> =
         of_services.flat_map(|service| &service.ports).map(|port| port.target).chain(of_modes).collect();

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use api::Status;
 use api::status::Cause;
 use policy::table::{ENTRIES_PER_POD_MAX, entries_at_most, table};
-use policy::{Labels, Mesh, PolicyId, Snapshot, Workload, WorkloadId};
+use policy::{Labels, Mesh, PolicyId, Snapshot, Workload, WorkloadId, carries};
 
 /// Addresses for a workload that does not exist yet; from the ranges for documentation, so that none of a pod is meant.
 const EXAMPLE_ADDRESSES: [IpAddr; 2] = [
@@ -39,9 +39,7 @@ pub(super) fn refusal(
         .workloads
         .iter()
         .filter(|workload| workload.in_mesh && (whole_mesh || workload.id.namespace == policy.namespace))
-        .filter(|workload| {
-            selector.is_none_or(|labels| labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value)))
-        })
+        .filter(|workload| selector.is_none_or(|labels| carries(&workload.labels, labels)))
         // Workloads of one namespace with the same labels have the same rules, and tables of the same size.
         .filter(|workload| seen.insert((&workload.id.namespace, &workload.labels)))
         // Nearly all policies are too small to be asked about.

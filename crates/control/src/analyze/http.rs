@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use policy::Service;
 use policy::port::{Carries, declared};
 use policy::spec::{Attribute, AuthorizationPolicy, Rule, Scope};
+use policy::{Service, carries};
 
 use super::Pass;
 
@@ -84,8 +84,7 @@ fn services<'a>(pass: &Pass<'a>, policy: &AuthorizationPolicy) -> Vec<&'a Servic
         if service.selector.is_empty() {
             return false;
         }
-        let selects =
-            |labels: &policy::Labels| service.selector.iter().all(|(key, value)| labels.get(key) == Some(value));
+        let selects = |labels| carries(labels, &service.selector);
         match (&policy.scope, workloads.is_empty()) {
             (_, false) => {
                 workloads.iter().any(|workload| workload.id.namespace == service.namespace && selects(&workload.labels))

@@ -102,10 +102,9 @@ impl Look<'_> {
     /// Policies that reach the destination and are wanted.
     fn applied(&self, wanted: impl Fn(&AuthorizationPolicy) -> bool) -> impl Iterator<Item = &AuthorizationPolicy> {
         let labels = self.mesh.workloads.first().map(|workload| &workload.labels);
-        let reaches = move |policy: &AuthorizationPolicy| match (&policy.scope, labels) {
-            (Scope::All, _) => true,
-            (Scope::Labels(wanted), Some(labels)) => wanted.iter().all(|(key, value)| labels.get(key) == Some(value)),
-            _ => false,
+        let reaches = move |policy: &AuthorizationPolicy| match labels {
+            Some(labels) => policy.scope.selects(labels),
+            None => policy.scope == Scope::All,
         };
         self.mesh.policies.iter().map(AsRef::as_ref).filter(move |policy| wanted(policy) && reaches(policy))
     }

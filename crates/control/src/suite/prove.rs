@@ -11,7 +11,7 @@ use std::sync::Arc;
 use policy::port::{Carries, class_of};
 use policy::space::{self, Among, Destination, Proof, Region, Wanted};
 use policy::spec::{Attribute, Entry, Match, Rule, Value, Values};
-use policy::{Mesh, Snapshot, Workload, WorkloadId};
+use policy::{Mesh, Snapshot, Workload, WorkloadId, carries};
 
 use super::judge::{Judgement, Result, World};
 use super::{Assertion, Client, Expect, Target, words};
@@ -215,7 +215,7 @@ fn places(assertion: &Assertion, world: World<'_>) -> Answer<(Option<Mesh>, Vec<
             Target::Labelled { namespace, labels } => {
                 let fits = |one: &&Workload| {
                     namespace.as_ref().is_none_or(|namespace| one.id.namespace == *namespace)
-                        && labels.iter().all(|(key, value)| one.labels.get(key) == Some(value))
+                        && carries(&one.labels, labels)
                 };
                 named.extend(mesh.workloads.iter().filter(fits).map(|one| one.id.clone()));
                 imagined.extend(imagine(mesh, namespace.as_deref(), labels)?);

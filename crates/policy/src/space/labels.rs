@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::bits::Bits;
 use super::{Bound, Destination};
-use crate::mesh::{Labels, Mesh, Workload, WorkloadId};
+use crate::mesh::{Labels, Mesh, Workload, WorkloadId, carries};
 use crate::spec::{Attribute, Rule, Scope};
 
 /// Kinds of workloads of all namespaces: each is compared for itself, in some tenths of a millisecond.
@@ -108,8 +108,8 @@ fn known(meshes: &[&Mesh], namespace: &str, selectors: &[&Labels]) -> BTreeSet<B
 }
 
 fn selected(selectors: &[&Labels], labels: &Labels) -> Bits {
-    let selects = |selector: &Labels| selector.iter().all(|(key, value)| labels.get(key) == Some(value));
-    Bits::of(selectors.len(), selectors.iter().enumerate().filter(|(_, one)| selects(one)).map(|(at, _)| at))
+    let selecting = selectors.iter().enumerate().filter(|(_, selector)| carries(labels, selector));
+    Bits::of(selectors.len(), selecting.map(|(at, _)| at))
 }
 
 /// Each set of selectors that select a workload together and no others, with as few labels as it takes.

@@ -5,7 +5,7 @@
 //! names. Each change paints at most one rectangle and cuts off two. Law: no table has more entries.
 
 use crate::mesh::{Mesh, Workload};
-use crate::spec::{Attribute, AuthorizationPolicy, Match, Mode, PeerAuthentication, Rule, Scope, Value, Values};
+use crate::spec::{Attribute, AuthorizationPolicy, Match, Mode, PeerAuthentication, Rule, Value, Values};
 
 /// Entries that no table of this workload exceeds, whichever of its addresses it is for.
 pub fn entries_at_most(mesh: &Mesh, workload: &Workload) -> usize {
@@ -13,7 +13,7 @@ pub fn entries_at_most(mesh: &Mesh, workload: &Workload) -> usize {
     let policies: Vec<&AuthorizationPolicy> = mesh
         .policies
         .iter()
-        .filter(|policy| reaches(&policy.id.namespace) && selects(&policy.scope, workload))
+        .filter(|policy| reaches(&policy.id.namespace) && policy.scope.selects(&workload.labels))
         .map(AsRef::as_ref)
         .collect();
     let modes: Vec<&PeerAuthentication> =
@@ -32,14 +32,6 @@ pub fn entries_at_most(mesh: &Mesh, workload: &Workload) -> usize {
         changes = changes.saturating_add(classes.saturating_mul(2 * sources));
     }
     changes.saturating_mul(3)
-}
-
-fn selects(scope: &Scope, workload: &Workload) -> bool {
-    match scope {
-        Scope::All => true,
-        Scope::Labels(labels) => labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value)),
-        Scope::Targets => false,
-    }
 }
 
 fn fields(rule: &Rule) -> impl Iterator<Item = &Match> {
