@@ -14,9 +14,9 @@ use std::sync::Arc;
 use api::admission::{Admission, Admitted, Operation};
 use api::status::Cause;
 use api::{Object, Status};
-use policy::Snapshot;
 use policy::finding::Finding;
 use policy::spec::Scope;
+use policy::{PolicyId, Snapshot};
 use serde_json::Value;
 
 use self::references::World;
@@ -91,13 +91,10 @@ impl Gate {
                 Scope::Labels(labels) => Some(labels.clone()),
                 Scope::All | Scope::Targets => None,
             };
-            let id = Arc::clone(&policy.id);
-            // What says the same as before has its tables already.
-            let is_news = !mesh.policies.iter().any(|other| other.id == id && **other == policy);
-            let concerns = is_news && policy.scope != Scope::Targets;
-            mesh.policies.retain(|other| other.id != id);
-            mesh.policies.push(Arc::new(policy));
-            if concerns && let Some(status) = size::refusal(new.kind(), &id, selector.as_ref(), mesh, &mut self.before)
+            let (id, reaches_pods) = (Arc::clone(&policy.id), policy.scope != Scope::Targets);
+            if replace(&mut mesh.policies, policy, |policy| &policy.id)
+                && reaches_pods
+                && let Some(status) = size::refusal(new.kind(), &id, selector.as_ref(), mesh, &mut self.before)
             {
                 return Admitted::refused(status);
             }
@@ -116,10 +113,9 @@ impl Gate {
         if let Some(policy) = parsed.value {
             remarks.extend(references::peer_authentication(&policy, &World::new(&mesh, request.objects, true)));
             let (id, labels) = (Arc::clone(&policy.id), policy.selector.clone());
-            let is_news = !mesh.peer_authentications.iter().any(|other| other.id == id && **other == policy);
-            mesh.peer_authentications.retain(|other| other.id != id);
-            mesh.peer_authentications.push(Arc::new(policy));
-            if is_news && let Some(status) = size::refusal(new.kind(), &id, Some(&labels), mesh, &mut self.before) {
+            if replace(&mut mesh.peer_authentications, policy, |policy| &policy.id)
+                && let Some(status) = size::refusal(new.kind(), &id, Some(&labels), mesh, &mut self.before)
+            {
                 return Admitted::refused(status);
             }
         }
@@ -141,6 +137,14 @@ impl Gate {
             .collect();
         Admitted::refused(Status::invalid(&request.key.group, new.kind(), new.name(), causes))
     }
+}
+
+/// Puts a policy in the place of its earlier self; `false` if that said the same, and so has its tables already.
+fn replace<T: PartialEq>(all: &mut Vec<Arc<T>>, policy: T, id: impl Fn(&T) -> &Arc<PolicyId>) -> bool {
+    let is_news = !all.iter().any(|other| **other == policy);
+    all.retain(|other| id(other) != id(&policy));
+    all.push(Arc::new(policy));
+    is_news
 }
 
 /// The refusal that findings amount to: 422 with a cause for each, the check's word in brackets.

@@ -159,9 +159,8 @@ impl Translator {
 
     /// What parsing found in each policy of the mesh last translated.
     pub fn findings(&self) -> impl Iterator<Item = (&Key, &[Finding])> {
-        let one = self.authorizations.iter().map(|cached| (&cached.key, cached.findings.as_slice()));
-        let other = self.authentications.iter().map(|cached| (&cached.key, cached.findings.as_slice()));
-        one.chain(other)
+        let one = self.authorization_policies().map(|read| (read.key, read.findings));
+        one.chain(self.peer_authentications().map(|read| (read.key, read.findings)))
     }
 
     /// What parsing found in one policy.

@@ -58,7 +58,8 @@ pub enum State {
 }
 
 impl State {
-    /// Those of a connection that is open or asked for. To list these takes a tenth of the time that all take.
+    /// Those of a connection that is open or asked for. To list all takes far longer: the kernel then looks through the ports of
+    /// the whole machine as well.
     pub const CONNECTED: [Self; 9] = [
         Self::Established,
         Self::SynSent,
