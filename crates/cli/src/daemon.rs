@@ -23,6 +23,8 @@ const ENDING_MAX: Duration = Duration::from_secs(20);
 /// that runs its program. Also by whoever looks who holds it.
 const LEFT_MAX: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How long a daemon that was killed takes to end, at most: `kill -9 PID; tidegate up` in one line finds it half gone.
+const DYING_MAX: Duration = Duration::from_millis(500);
 
 /// What the daemon writes into its lock file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +55,7 @@ impl Lock {
         place.give(&path)?;
         let began = Instant::now();
         while !try_lock(&file, &path)? {
-            if began.elapsed() > LEFT_MAX || named_in(&path)?.is_some_and(|daemon| daemon.lives()) {
+            if began.elapsed() > LEFT_MAX || named_in(&path)?.is_some_and(|daemon| daemon.stays()) {
                 return Ok(None);
             }
             std::thread::sleep(LOOK_AGAIN); // timer: nothing tells when a lock is let go of, but waiting for it, which has no bound
@@ -76,9 +78,18 @@ impl Lock {
 impl Daemon {
     /// Whether there is a process of its number that has not ended: one that has keeps its number until it is waited for.
     fn lives(&self) -> bool {
+        self.outlives(Duration::ZERO)
+    }
+
+    /// Whether it runs, and is not just ending.
+    pub(crate) fn stays(&self) -> bool {
+        self.outlives(DYING_MAX)
+    }
+
+    fn outlives(&self, time: Duration) -> bool {
         let handle = Pid::from_raw(self.pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
         match handle {
-            Some(Ok(handle)) => !gone_within(&handle, Duration::ZERO).unwrap_or_default(),
+            Some(Ok(handle)) => !gone_within(&handle, time).unwrap_or_default(),
             // The number may be that of a thread by now. Of a process that must not be looked at nobody knows that it has ended.
             Some(Err(error)) => ![Errno::SRCH, Errno::INVAL, Errno::NOENT].contains(&error),
             None => false,
@@ -218,6 +229,22 @@ mod tests {
         });
         assert!(Lock::take(&place).unwrap().is_some());
         child.join().unwrap();
+    }
+
+    #[test]
+    fn a_daemon_that_is_just_ending_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::resolve(&DataDirArgument { data_dir: Some(dir.path().to_path_buf()) }).unwrap();
+        let mut held = Lock::take(&place).unwrap().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("0.1").spawn().unwrap();
+        let daemon = Daemon { pid: child.id().cast_signed(), port: 1, version: String::new() };
+        held.file.write_all(serde_json::to_string(&daemon).unwrap().as_bytes()).unwrap();
+        let ends = std::thread::spawn(move || {
+            child.wait().unwrap();
+            drop(held);
+        });
+        assert!(Lock::take(&place).unwrap().is_some());
+        ends.join().unwrap();
     }
 
     #[test]

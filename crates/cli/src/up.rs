@@ -91,7 +91,7 @@ fn serve(place: &Place, arguments: &UpArguments) -> Outcome {
 
 /// Runs the mesh in a process of its own and returns when it is ready.
 fn detach(place: &Place, arguments: &UpArguments) -> Outcome {
-    if daemon::running(place)?.is_some() {
+    if daemon::running(place)?.is_some_and(|daemon| daemon.stays()) {
         return Err(already_runs(place));
     }
     let log_path = place.data_dir.join(crate::log::NAME);

@@ -198,3 +198,11 @@ fn two_meshes_side_by_side_have_nothing_to_do_with_each_other() {
     assert!(one.mesh.tidegate(&["up", "--detach"]).status.success());
     assert_eq!(gets(&other), of_one);
 }
+
+#[test]
+fn a_daemon_may_be_killed_and_started_in_one_line() {
+    let mesh = Mesh::up();
+    for _ in 0..10 {
+        must(&mesh, &format!("kill -9 {} && tidegate up --detach", mesh.daemon()));
+    }
+}
