@@ -5,5 +5,6 @@ mod kubelet {
     mod adoption;
     mod harness;
     mod pods;
+    mod sidecars;
     mod waiting;
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::container::Shared;
+use super::container::{Grace, Shared};
 use super::view::PodView;
 use super::volumes::{self, Volumes};
 use super::{Inner, Kubelet, plan};
@@ -166,7 +166,7 @@ pub(super) fn shared(
     pod: &Arc<Object>,
     views: &watch::Sender<PodView>,
     ending: &CancellationToken,
-    grace: watch::Receiver<Duration>,
+    grace: watch::Receiver<Grace>,
     adopted: Adopted,
 ) -> Shared {
     let Adopted { link, left, kept } = adopted;
@@ -183,6 +183,7 @@ pub(super) fn shared(
         volumes: Volumes::again(kept.volumes, &inner.hooks),
         views: views.clone(),
         ending: ending.clone(),
+        sidecars: views.borrow().sidecars(),
         grace,
         left: Mutex::new(left.runs),
     }

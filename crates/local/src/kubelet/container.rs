@@ -11,7 +11,9 @@ use linux::netns::NetNs;
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::adopt::{self, KeptRun, LastRun};
 use super::probe::Probe;
@@ -28,6 +30,9 @@ const BACK_OFF_FIRST: Duration = Duration::from_secs(10);
 const BACK_OFF_MAX: Duration = Duration::from_mins(5);
 /// A container that ran this long is well again: the next wait is the first one (Kubernetes).
 const WELL_AFTER: Duration = Duration::from_mins(10);
+
+/// What a container has that is asked to end when the time of its pod is nearly over (Kubernetes).
+const GRACE_LEAST: Duration = Duration::from_secs(2);
 
 /// Why a container waits whose configuration is not there.
 const CONFIG_ERROR: &str = "CreateContainerConfigError";
@@ -46,12 +51,41 @@ pub(super) struct Shared {
     pub(super) views: watch::Sender<PodView>,
     /// Cancelled when the pod is to end; the time it is given is in `grace`.
     pub(super) ending: CancellationToken,
-    pub(super) grace: watch::Receiver<Duration>,
+    /// Cancelled when a sidecar is to end, by its name: the rest of the pod has ended by then.
+    pub(super) sidecars: BTreeMap<String, CancellationToken>,
+    pub(super) grace: watch::Receiver<Grace>,
     /// Runs of containers from before this kubelet, until their container has them.
     pub(super) left: Mutex<BTreeMap<String, Vec<RunLeft>>>,
 }
 
+/// How long a pod is given to end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grace {
+    pub(super) given: Duration,
+    /// Since when, if the pod is to end.
+    pub(super) since: Option<Instant>,
+}
+
+impl Grace {
+    /// What is left of it for a container that was asked to end at this time: of a pod that goes on, all is the
+    /// container's.
+    fn left(self, asked: Instant) -> Duration {
+        let left = self.given.saturating_sub(self.since.unwrap_or(asked).elapsed());
+        if self.given.is_zero() { left } else { left.max(GRACE_LEAST.saturating_sub(asked.elapsed())) }
+    }
+}
+
 impl Shared {
+    /// Cancelled when this container is to end.
+    pub(super) fn ending(&self, container: &str) -> &CancellationToken {
+        self.sidecars.get(container).unwrap_or(&self.ending)
+    }
+
+    /// Whether a container was run before this kubelet, and is not in its own hands yet.
+    pub(super) fn was_run(&self, name: &str) -> bool {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+    }
+
     fn last_run(&self, name: &str) -> Option<LastRun> {
         let runs = self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(name)?;
         adopt::last_run(runs)
@@ -93,7 +127,7 @@ pub(super) async fn run(shared: Arc<Shared>, manifest: Value, role: Role) -> boo
             let Some(image) = image::wait(&shared, &manifest, &name, &mut told).await else { return false };
             once(&shared, &manifest, &name, (attempt, back_off), &image).await
         };
-        if shared.ending.is_cancelled() {
+        if shared.ending(&name).is_cancelled() {
             return false;
         }
         let well = exit.is_some_and(|exit| exit.code == 0);
@@ -114,7 +148,7 @@ pub(super) async fn run(shared: Arc<Shared>, manifest: Value, role: Role) -> boo
             wait_before_restart(&shared, &name, (back_off, ago), exit.is_some(), &mut new).await;
             back_off = (back_off * 2).min(BACK_OFF_MAX);
         }
-        if shared.ending.is_cancelled() {
+        if shared.ending(&name).is_cancelled() {
             return false;
         }
         attempt += u32::from(exit.is_some());
@@ -161,13 +195,13 @@ async fn wait_before_restart(
     tokio::select! {
         () = tokio::time::sleep(back_off.saturating_sub(over)) => {} // timer: the back-off itself
         Ok(()) = new.changed(), if lacks_configuration => {}
-        () = shared.ending.cancelled() => {}
+        () = shared.ending(name).cancelled() => {}
     }
 }
 
 /// One run, with the wait after it.
 async fn once(shared: &Arc<Shared>, manifest: &Value, name: &str, run: (u32, Duration), image: &Image) -> Ended {
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     let exit = begin(shared, manifest, name, run, image).await;
     Ended { exit, ran: begun.elapsed(), ago: Duration::ZERO }
 }
@@ -317,16 +351,16 @@ async fn live(shared: &Arc<Shared>, manifest: &Value, name: &str, mut run: Run) 
         }
     });
     let (unhealthy, mut killed) = watch::channel(None);
-    let probes = tokio::spawn(watch_over(
+    let probes = AbortOnDropHandle::new(tokio::spawn(watch_over(
         Arc::clone(shared),
         manifest.clone(),
         name.to_owned(),
         run.running.directory().to_owned(),
         unhealthy,
-    ));
+    )));
     let first = tokio::select! {
         exit = run.running.wait() => Some(exit),
-        () = shared.ending.cancelled() => None,
+        () = shared.ending(name).cancelled() => None,
         // Without probes, or when they are done, nobody is left to say so.
         Ok(_) = killed.wait_for(Option::is_some) => None,
     };
@@ -360,12 +394,12 @@ async fn live(shared: &Arc<Shared>, manifest: &Value, name: &str, mut run: Run) 
 /// Asks the program to end, and ends it when its time is over.
 async fn stop(shared: &Shared, running: &mut Running, signal: Signal) -> Result<Exit, crate::Error> {
     let mut grace = shared.grace.clone();
-    if !grace.borrow_and_update().is_zero() {
+    if !grace.borrow_and_update().given.is_zero() {
         running.signal(signal)?;
     }
-    let until = tokio::time::Instant::now();
+    let asked = Instant::now();
     loop {
-        let left = grace.borrow_and_update().saturating_sub(until.elapsed());
+        let left = grace.borrow_and_update().left(asked);
         tokio::select! {
             exit = running.wait() => return exit,
             () = tokio::time::sleep(left) => break, // timer: the pod's grace period

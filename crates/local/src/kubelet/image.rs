@@ -50,7 +50,7 @@ pub(super) async fn wait(shared: &Arc<Shared>, manifest: &Value, name: &str, tol
         let mut news = shared.inner.images_new.subscribe();
         let looked = tokio::select! {
             looked = find(shared, written, policy) => looked,
-            () = shared.ending.cancelled() => return None,
+            () = shared.ending(name).cancelled() => return None,
         };
         let lack = match looked {
             Ok(image) => {
@@ -75,7 +75,7 @@ pub(super) async fn wait(shared: &Arc<Shared>, manifest: &Value, name: &str, tol
         tokio::select! {
             () = tokio::time::sleep(back_off) => back_off = (back_off * 2).min(BACK_OFF_MAX), // timer: the back-off itself
             Ok(()) = news.changed() => {}
-            () = shared.ending.cancelled() => return None,
+            () = shared.ending(name).cancelled() => return None,
         }
     }
 }

@@ -11,10 +11,12 @@ use linux::userns::Ids;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::adopt::{self, Adopted};
-use super::container::{self, Shared};
+use super::container::{self, Grace, Shared};
 use super::view::{ContainerView, PodView, Role, State};
 use super::{Inner, plan, report, volumes};
 use crate::events::{self, Happening, Source};
@@ -42,7 +44,7 @@ pub(super) async fn run(
     let pod = Arc::clone(&objects.borrow());
     let ending = CancellationToken::new();
     let given = pod.at("/spec/terminationGracePeriodSeconds").as_u64().unwrap_or(GRACE_DEFAULT);
-    let (grace, grace_left) = watch::channel(Duration::from_secs(given));
+    let (grace, grace_left) = watch::channel(Grace { given: Duration::from_secs(given), since: None });
     let watcher = watch_end(&mut objects, &ending, &grace);
     let publisher = publish(&inner, &pod, &views);
     let life = live(&inner, &pod, &views, &ending, grace_left, adopted);
@@ -78,7 +80,7 @@ async fn prove_gone(inner: &Inner, revision: u64, link: PodLink) {
 async fn watch_end(
     objects: &mut watch::Receiver<Arc<Object>>,
     ending: &CancellationToken,
-    grace: &watch::Sender<Duration>,
+    grace: &watch::Sender<Grace>,
 ) {
     loop {
         {
@@ -88,13 +90,16 @@ async fn watch_end(
                 let seconds = given("/metadata/deletionGracePeriodSeconds")
                     .or_else(|| given("/spec/terminationGracePeriodSeconds"))
                     .unwrap_or(GRACE_DEFAULT);
-                grace.send_replace(Duration::from_secs(seconds));
+                grace.send_modify(|grace| {
+                    grace.given = Duration::from_secs(seconds);
+                    grace.since.get_or_insert_with(Instant::now);
+                });
                 ending.cancel();
             }
         }
         if objects.changed().await.is_err() {
             // Taken away by force.
-            grace.send_replace(Duration::ZERO);
+            grace.send_modify(|grace| grace.given = Duration::ZERO);
             ending.cancel();
             return;
         }
@@ -162,7 +167,7 @@ async fn live(
     pod: &Arc<Object>,
     views: &watch::Sender<PodView>,
     ending: &CancellationToken,
-    grace: watch::Receiver<Duration>,
+    grace: watch::Receiver<Grace>,
     adopted: Option<Adopted>,
 ) -> Option<PodLink> {
     // Guarded once: what fails after that (a config map that is not there yet) is tried again on the same link.
@@ -277,7 +282,7 @@ async fn linked(
     pod: &Arc<Object>,
     views: &watch::Sender<PodView>,
     ending: &CancellationToken,
-    grace: watch::Receiver<Duration>,
+    grace: watch::Receiver<Grace>,
     link: &PodLink,
 ) -> Result<(), String> {
     let addresses = vec![link.v4.to_string(), link.v6.to_string()];
@@ -332,6 +337,7 @@ async fn linked(
         volumes,
         views: views.clone(),
         ending: ending.clone(),
+        sidecars: views.borrow().sidecars(),
         grace,
         left: Mutex::default(),
     };
@@ -347,23 +353,59 @@ async fn to_the_end(shared: Shared) -> Result<(), String> {
     shared.sandbox.stop().await.map_err(|error| with_causes(&error))
 }
 
-/// Runs the containers in their order until the pod is to end.
+/// Runs the containers in their order until the pod is to end. Sidecars end when nothing else of the pod goes on, the
+/// last one first.
 async fn containers(shared: &Arc<Shared>) {
-    let pod = &shared.pod;
-    let mut tasks = JoinSet::new();
-    for manifest in pod.items_at("/spec/initContainers") {
+    let mut sidecars = Vec::new();
+    if initialize(shared, &mut sidecars).await {
+        serve(shared).await;
+    }
+    for (name, sidecar) in sidecars.into_iter().rev() {
+        shared.ending(&name).cancel();
+        drop(sidecar.await);
+    }
+    shared.ending.cancelled().await;
+}
+
+/// Runs the init containers; whether the pod goes on after them.
+async fn initialize(shared: &Arc<Shared>, sidecars: &mut Vec<(String, AbortOnDropHandle<bool>)>) -> bool {
+    let all = shared.pod.items_at("/spec/initContainers");
+    for (index, manifest) in all.iter().enumerate() {
         let Some((name, role, is_virtual)) = known(shared, manifest) else { continue };
         if is_virtual {
             stand_in(shared, &name, role);
         } else if role == Role::Sidecar {
-            tasks.spawn(container::run(Arc::clone(shared), manifest.clone(), role));
+            let sidecar = tokio::spawn(container::run(Arc::clone(shared), manifest.clone(), role));
+            sidecars.push((name.clone(), AbortOnDropHandle::new(sidecar)));
+            let after = all[index + 1..].iter().chain(shared.pod.items_at("/spec/containers"));
+            // What was begun before this kubelet waits for nothing any more.
+            let mut after = after.filter_map(|manifest| manifest.get("name")?.as_str());
+            if !after.any(|name| shared.was_run(name)) {
+                until_started(shared, &name).await;
+            }
         } else if !container::run(Arc::clone(shared), manifest.clone(), role).await {
             // Failed for good, or the pod is to end.
-            shared.ending.cancelled().await;
-            while tasks.join_next().await.is_some() {}
-            return;
+            return false;
+        }
+        if shared.ending.is_cancelled() {
+            return false;
         }
     }
+    true
+}
+
+/// Waits until a sidecar runs and its startup probe, if it has one, has succeeded, or the pod is to end.
+async fn until_started(shared: &Shared, name: &str) {
+    let mut views = shared.views.subscribe();
+    let has_started = |view: &PodView| view.container(name).is_none_or(|container| container.has_started);
+    tokio::select! {
+        _ = views.wait_for(has_started) => {}
+        () = shared.ending.cancelled() => {}
+    }
+}
+
+/// Runs the containers that the pod is there for, all at once, until each is over for good.
+async fn serve(shared: &Arc<Shared>) {
     change(&shared.views, |view| {
         view.initialized = true;
         let fresh = |container: &&mut ContainerView| container.role == Role::Main && !container.state.has_begun();
@@ -371,7 +413,8 @@ async fn containers(shared: &Arc<Shared>) {
             container.state = State::waiting("ContainerCreating", "");
         }
     });
-    for manifest in pod.items_at("/spec/containers") {
+    let mut tasks = JoinSet::new();
+    for manifest in shared.pod.items_at("/spec/containers") {
         let Some((name, role, is_virtual)) = known(shared, manifest) else { continue };
         if is_virtual {
             stand_in(shared, &name, role);
@@ -380,7 +423,6 @@ async fn containers(shared: &Arc<Shared>) {
         }
     }
     while tasks.join_next().await.is_some() {}
-    shared.ending.cancelled().await;
 }
 
 fn known(shared: &Shared, manifest: &Value) -> Option<(String, Role, bool)> {

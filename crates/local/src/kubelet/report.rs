@@ -76,11 +76,14 @@ pub(super) fn phase(pod: &Object, view: &PodView) -> &'static str {
         State::Terminated { code, .. } => Some(code),
         _ => None,
     };
+    let sidecar_runs = view.containers.iter().any(|container| {
+        container.role == Role::Sidecar && !container.is_virtual && matches!(container.state, State::Running { .. })
+    });
     let failed_init = view.containers.iter().any(|container| {
         container.role == Role::Init && policy == "Never" && ended(container).is_some_and(|code| code != 0)
     });
     if failed_init {
-        return "Failed";
+        return if sidecar_runs { "Pending" } else { "Failed" };
     }
     if !view.initialized
         || main().all(|container| matches!(container.state, State::Waiting { .. }) && container.last.is_none())
@@ -88,7 +91,8 @@ pub(super) fn phase(pod: &Object, view: &PodView) -> &'static str {
         return "Pending";
     }
     let over = policy == "Never" || policy == "OnFailure";
-    if over && main().all(|container| ended(container).is_some()) {
+    // Over is what has nothing left to end.
+    if over && !sidecar_runs && main().all(|container| ended(container).is_some()) {
         let all_well = main().all(|container| ended(container) == Some(0));
         return match (all_well, policy) {
             (true, _) => "Succeeded",

@@ -1,10 +1,12 @@
 //! What the kubelet knows of a pod: the one source of its status, of `exec` and of `logs`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use api::Object;
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::Hooks;
 
@@ -51,7 +53,7 @@ pub(super) struct ContainerView {
 pub(super) enum Role {
     /// Runs to its end before the next one.
     Init,
-    /// An init container that goes on running.
+    /// An init container that goes on running: the next one waits until it has started, and it ends last.
     Sidecar,
     /// A plain container.
     Main,
@@ -136,6 +138,12 @@ impl PodView {
         let begun =
             self.failed.is_some() || self.over || self.containers.iter().all(|container| container.state.has_begun());
         begun && self.is_published
+    }
+
+    /// For each container that is a sidecar, what tells it to end.
+    pub(super) fn sidecars(&self) -> BTreeMap<String, CancellationToken> {
+        let sidecars = self.containers.iter().filter(|container| container.role == Role::Sidecar);
+        sidecars.map(|container| (container.name.clone(), CancellationToken::new())).collect()
     }
 
     pub(super) fn container(&self, name: &str) -> Option<&ContainerView> {
