@@ -203,6 +203,11 @@ impl Stage {
         found
     }
 
+    /// The rules that can match at this port, and some that cannot, in no particular order.
+    pub(crate) fn at_port(&self, port: u16) -> impl Iterator<Item = &RuleAt> {
+        self.index.positions(port).filter_map(|position| self.rules.get(position))
+    }
+
     /// The same by looking at every rule, each told to `tell`.
     pub(crate) fn find_all<'a>(&'a self, view: &View<'_>, mut tell: impl FnMut(&'a RuleAt, Truth)) -> Found<'a> {
         let mut found = Found::default();

@@ -6,6 +6,7 @@
 //! open while nothing changes. The cost grows with the edges and not with edges × rules.
 //! Law: the verdict of every cell is that of `Snapshot::decide_at_syn`.
 
+mod after;
 mod bound;
 mod paint;
 mod product;
@@ -22,6 +23,7 @@ use crate::address::canonical;
 use crate::mesh::WorkloadId;
 use crate::snapshot::Snapshot;
 
+pub use after::{differing_ports, table_after};
 pub use bound::entries_at_most;
 
 /// Entries of one table. A kernel map of 10,000 entries loads in about 120 ms and each entry costs some hundred bytes of kernel memory:
@@ -57,6 +59,13 @@ pub struct Entry {
     pub ports: RangeInclusive<u16>,
     /// What happens.
     pub verdict: Verdict,
+}
+
+impl Entry {
+    /// The same at other ports.
+    fn at(&self, ports: RangeInclusive<u16>) -> Self {
+        Self { ports, ..self.clone() }
+    }
 }
 
 /// The table would be more than a pod may have.

@@ -82,6 +82,11 @@ impl Index {
         all.filter(move |candidate| candidate.may_match(coarse)).map(|candidate| candidate.position as usize)
     }
 
+    /// Positions of all rules that may match at this port, whoever the source.
+    pub(super) fn positions(&self, port: u16) -> impl Iterator<Item = usize> {
+        self.at_port(port).iter().chain(&self.any_port).map(|candidate| candidate.position as usize)
+    }
+
     #[inline]
     fn at_port(&self, port: u16) -> &[Candidate] {
         let at = self.ports.at(port).unwrap_or_default();

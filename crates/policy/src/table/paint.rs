@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use super::{Bound, ENTRIES_PER_POD_MAX, Entry, TooLarge, Verdict, VerdictTable};
-use crate::address::from_number;
+use crate::address::{from_number, number};
+use crate::space::last_address;
 
 /// Port classes of one verdict side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,18 +108,19 @@ impl Painter {
         if count > ENTRIES_PER_POD_MAX { Err(TooLarge { count, bound: Bound::Entries }) } else { Ok(()) }
     }
 
-    /// Closes what is open at the last address and leaves the most frequent verdict to the fallback.
+    /// Closes what is open at the last address and leaves this verdict to the fallback, without one the most frequent.
     pub(super) fn table(
         mut self,
-        last: u128,
         like: IpAddr,
         classes: &[RangeInclusive<u16>],
+        fallback: Option<Verdict>,
     ) -> Result<VerdictTable, TooLarge> {
+        let last = number(last_address(like));
         for (first, open) in std::mem::take(&mut self.open) {
             self.finish(first, open, last);
         }
         self.bounded()?;
-        let fallback = self.fallback();
+        let fallback = fallback.unwrap_or_else(|| self.fallback());
         let entry = |rectangle: &Rectangle| {
             let ports = *classes.get(rectangle.run.first)?.start()..=*classes.get(rectangle.run.last)?.end();
             let sources = from_number(rectangle.from, like)..=from_number(rectangle.to, like);

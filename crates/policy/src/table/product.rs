@@ -9,7 +9,7 @@ use crate::compile::rule::{Check, CompiledEntry, CompiledRule};
 use crate::identity::SpiffeId;
 use crate::matcher::{Names, Set, Truth, View};
 use crate::ruleset::index::bound_ports;
-use crate::ruleset::{Reach, Ruleset, Stage};
+use crate::ruleset::{Reach, RuleAt, Ruleset, Stage};
 use crate::spec::Attribute;
 
 /// What a rule that holds does to a verdict.
@@ -75,8 +75,13 @@ pub(super) struct Product<'a> {
     destination: IpAddr,
 }
 
-/// The enforced rules of a ruleset for connections to this address.
-pub(super) fn products<'a>(ruleset: &'a Ruleset, classes: &[RangeInclusive<u16>], destination: IpAddr) -> Product<'a> {
+/// The enforced rules of a ruleset for connections to this address; of each stage those that `rules` names.
+pub(super) fn products<'a, R: Iterator<Item = &'a RuleAt>>(
+    ruleset: &'a Ruleset,
+    classes: &[RangeInclusive<u16>],
+    destination: IpAddr,
+    rules: impl Fn(&'a Stage) -> R,
+) -> Product<'a> {
     let mut product = Product {
         rules: Vec::new(),
         sources: Vec::new(),
@@ -86,7 +91,7 @@ pub(super) fn products<'a>(ruleset: &'a Ruleset, classes: &[RangeInclusive<u16>]
         destination,
     };
     let mut add = |stage: &'a Stage, weight: Weight| {
-        for rule in stage.rules.iter().filter_map(|at| at.rule()).filter(|rule| rule.can_match()) {
+        for rule in rules(stage).filter_map(|at| at.rule()).filter(|rule| rule.can_match()) {
             product.add(rule, weight, classes);
         }
     };

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::paint::{Painter, Run};
 use super::product::{Product, Weight, products};
-use super::{Bound, TooLarge, Verdict, VerdictTable};
+use super::{Bound, Entry, TooLarge, Verdict, VerdictTable};
 use crate::address::number;
 use crate::identity::SpiffeId;
 use crate::mesh::SameNode;
@@ -76,10 +76,34 @@ struct Sweep<'a> {
 
 pub(super) fn table(snapshot: &Snapshot, state: &WorkloadState, address: IpAddr) -> Result<VerdictTable, TooLarge> {
     let classes = space::ports(state);
-    let product = products(&state.ruleset, &classes, address);
+    let product = products(&state.ruleset, &classes, address, |stage| stage.rules.iter());
+    sweep(snapshot, state, address, &classes, product)?.table(address, &classes, None)
+}
+
+/// What the table has for one port, but for what is left to this fallback.
+pub(super) fn column(
+    snapshot: &Snapshot,
+    state: &WorkloadState,
+    address: IpAddr,
+    port: u16,
+    fallback: Verdict,
+) -> Result<Vec<Entry>, TooLarge> {
+    let classes = [port..=port];
+    let product = products(&state.ruleset, &classes, address, |stage| stage.at_port(port));
+    let painter = sweep(snapshot, state, address, &classes, product)?;
+    painter.table(address, &classes, Some(fallback)).map(|table| table.entries)
+}
+
+fn sweep(
+    snapshot: &Snapshot,
+    state: &WorkloadState,
+    address: IpAddr,
+    classes: &[RangeInclusive<u16>],
+    product: Product<'_>,
+) -> Result<Painter, TooLarge> {
     let mut sweep = Sweep {
         default_deny: state.ruleset.allow.policies > 0,
-        modes: modes(&state.mtls, &classes),
+        modes: modes(&state.mtls, classes),
         attested_is_mtls: snapshot.settings.same_node == SameNode::Attested,
         product,
         tally: vec![Tally::default(); classes.len()],
@@ -91,9 +115,8 @@ pub(super) fn table(snapshot: &Snapshot, state: &WorkloadState, address: IpAddr)
         painter: Painter::new(),
         work: 0,
     };
-    let last = number(space::last_address(address));
-    sweep.run(snapshot, address, last)?;
-    sweep.painter.table(last, address, &classes)
+    sweep.run(snapshot, address)?;
+    Ok(sweep.painter)
 }
 
 fn modes(mtls: &Mtls, classes: &[RangeInclusive<u16>]) -> Vec<Effective> {
@@ -102,7 +125,8 @@ fn modes(mtls: &Mtls, classes: &[RangeInclusive<u16>]) -> Vec<Effective> {
 }
 
 impl Sweep<'_> {
-    fn run(&mut self, snapshot: &Snapshot, like: IpAddr, last: u128) -> Result<(), TooLarge> {
+    fn run(&mut self, snapshot: &Snapshot, like: IpAddr) -> Result<(), TooLarge> {
+        let last = number(space::last_address(like));
         for rule in 0..self.product.rules.len() {
             if self.product.holds_anonymous(rule) {
                 self.toggle(rule, true)?;
