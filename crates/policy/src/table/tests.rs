@@ -241,8 +241,9 @@ fn no_table_has_more_entries_than_is_reckoned_by_what_is_written() {
     const MANY: u8 = 50;
     let blocks: Vec<String> = (0..MANY).map(|number| format!("11.0.0.{}", 2 * number)).collect();
     let ports: Vec<String> = (0..MANY).map(|number| (9000 + 2 * u16::from(number)).to_string()).collect();
-    let (by_block, to_ports) = (json!([{"source": {"ipBlocks": blocks}}]), json!([{"operation": {"ports": ports}}]));
+    let (by_block, to_ports) = (json!([{"source": {"ipBlocks": &blocks}}]), json!([{"operation": {"ports": ports}}]));
     let rule = |rule: Value| ("AuthorizationPolicy", json!({"rules": [rule]}));
+    let denied = |rule: Value| ("AuthorizationPolicy", json!({"action": "DENY", "rules": [rule]}));
     let many = usize::from(MANY);
     for (specs, least) in [
         (vec![rule(json!({"from": by_block}))], many),
@@ -250,6 +251,11 @@ fn no_table_has_more_entries_than_is_reckoned_by_what_is_written() {
         (vec![rule(json!({"from": [{"source": {"namespaces": ["foo"]}}]}))], many),
         (vec![rule(json!({"from": by_block})), rule(json!({"to": to_ports}))], many * many),
         (vec![("PeerAuthentication", json!({"mtls": {"mode": "STRICT"}}))], many),
+        (vec![rule(json!({"from": [{"source": {"notIpBlocks": blocks}}]}))], many),
+        (vec![rule(json!({"from": [{"source": {"notNamespaces": ["foo"]}}]}))], many),
+        (vec![rule(json!({})), denied(json!({"from": by_block}))], many),
+        (vec![denied(json!({"from": by_block, "to": to_ports}))], many * many),
+        (vec![rule(json!({"from": by_block, "when": [{"key": "connection.sni", "values": ["a"]}]}))], many),
     ] {
         let workloads =
             (0..MANY).map(|number| workload(&format!("w{number}"), "default", &format!("10.0.0.{}", 10 + 2 * number)));
@@ -259,4 +265,16 @@ fn no_table_has_more_entries_than_is_reckoned_by_what_is_written() {
         let at_most = entries_at_most(&mesh, destination);
         assert!((least..=at_most).contains(&entries), "{entries} entries, at most {at_most}: {specs:?}");
     }
+}
+
+#[test]
+fn what_plainly_fits_is_known_to_fit() {
+    let one = |number: usize| {
+        let (block, port) = (format!("11.{}.{}.1", number >> 8, number & 255), (number + 1).to_string());
+        let rule = json!({"from": [{"source": {"ipBlocks": [block]}}], "to": [{"operation": {"ports": [port]}}]});
+        ("AuthorizationPolicy", json!({"rules": [rule]}))
+    };
+    let specs: Vec<_> = (0..ENTRIES_PER_POD_MAX).map(one).collect();
+    let mesh = mesh_with(Settings::default(), vec![workload("tcp-echo", "tcp-echo", ADDRESS)], &specs);
+    assert_eq!(entries_at_most(&mesh, &mesh.workloads[0]), ENTRIES_PER_POD_MAX);
 }
