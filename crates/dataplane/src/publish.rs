@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use linux::error::with_causes;
 use policy::mesh::WorkloadId;
 use policy::snapshot::{NeedsProxyPath, Snapshot, Source};
-use policy::table::{TooLarge, table};
+use policy::table::{TooLarge, table, table_after};
 
 use crate::attach::Pod;
 use crate::revoke::{self, Peers};
@@ -127,6 +127,12 @@ impl Progress {
     pub(crate) fn may_know(&self, address: IpAddr) -> bool {
         let snapshot = self.snapshot.as_ref().filter(|_| self.judged && self.verdicts.in_force().is_some());
         snapshot.is_none_or(|snapshot| snapshot.at(address) != Source::default())
+    }
+
+    /// The table in force, if it says what the last snapshot says, and that snapshot.
+    fn made(&self) -> Option<(Arc<Snapshot>, Wanted)> {
+        let in_force = self.verdicts.in_force().filter(|in_force| in_force.made)?;
+        Some((Arc::clone(self.snapshot.as_ref()?), in_force.clone()))
     }
 
     pub(crate) fn entries(&self) -> usize {
@@ -247,7 +253,8 @@ fn unchanged(pod: &Pod, snapshot: &Arc<Snapshot>) -> Option<Enforcement> {
 /// Puts the table into force. What it could not do, it says; then the workload refuses everything.
 fn write(pod: Arc<Pod>, snapshot: &Arc<Snapshot>) -> Written {
     let began = Instant::now();
-    let (wanted, mut trouble) = wanted(&pod, snapshot);
+    let before = lock(&pod.progress).made();
+    let (wanted, mut trouble) = wanted(&pod, snapshot, before.as_ref());
     let mut progress = lock(&pod.progress);
     if progress.snapshot.as_ref().is_some_and(|before| before.generation() > snapshot.generation()) {
         drop(progress);
@@ -256,6 +263,7 @@ fn write(pod: Arc<Pod>, snapshot: &Arc<Snapshot>) -> Written {
     progress.snapshot = Some(Arc::clone(snapshot));
     if let Some(in_force) = progress.verdicts.in_force().filter(|in_force| in_force.same(&wanted)) {
         pod.generations.begin(in_force.generation, snapshot);
+        progress.verdicts.keep(wanted);
     } else {
         progress.judged = false;
         pod.generations.begin(wanted.generation, snapshot);
@@ -272,16 +280,26 @@ fn write(pod: Arc<Pod>, snapshot: &Arc<Snapshot>) -> Written {
     Written { pod, trouble, to_judge }
 }
 
-/// The table that the snapshot has for a pod.
-fn wanted(pod: &Pod, snapshot: &Snapshot) -> (Wanted, Option<Trouble>) {
+/// The table that the snapshot has for a pod, made from the one before where that is quicker.
+fn wanted(pod: &Pod, snapshot: &Snapshot, before: Option<&(Arc<Snapshot>, Wanted)>) -> (Wanted, Option<Trouble>) {
     let generation = snapshot.generation();
     if snapshot.workload(pod.workload()).is_none() {
         return (Wanted::closed(generation), Some(Trouble::Unknown));
     }
-    let half = |address| table(snapshot, pod.workload(), address).map(|table| Half::of(&table, address.is_ipv6()));
+    let workload = pod.workload();
+    let half = |address: IpAddr| {
+        let table = match before {
+            Some((earlier, before)) => {
+                let before = if address.is_ipv4() { &before.four } else { &before.six };
+                table_after(snapshot, workload, address, (earlier, before.table()))
+            }
+            None => table(snapshot, workload, address),
+        };
+        table.map(Half::of)
+    };
     let [v4, v6] = pod.addresses();
     match (half(v4), half(v6)) {
-        (Ok(four), Ok(six)) => (Wanted { generation, four, six }, None),
+        (Ok(four), Ok(six)) => (Wanted { generation, four, six, made: true }, None),
         (Err(too_large), _) | (_, Err(too_large)) => (Wanted::closed(generation), Some(Trouble::TooLarge(too_large))),
     }
 }

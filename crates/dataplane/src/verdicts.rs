@@ -1,15 +1,19 @@
 //! A workload's verdict table in its own network namespace: `policy::VerdictTable` to nftables, and changes to it.
 //!
-//! The whole table is written once, at attach. After that a change is the difference: elements out and in, the
-//! fallback, the generation in the log text, in one transaction, so that every first packet meets either the old table
-//! or the new one. A difference that is nearly the whole table is written as a new map beside the old one, in pieces, and then
-//! switched to in one small transaction; so is every change on kernels whose maps lose elements for a moment while a
-//! transaction commits ([`crate::selftest`]). Nothing here decides: it says what `policy` said.
+//! Each family has two maps: one of single addresses and ports, which changes in the same time however large it is, and one
+//! of ranges, of which the kernel looks through all elements to take one out. No two elements hold for one packet.
+//!
+//! The whole table is written once, at attach. After that a change is the difference: elements out and in, and the generation in
+//! the log text, in one transaction, so that every first packet meets either the old table or the new one. The kernel changes its
+//! maps one after the other, and after the rules: so what changes the fallback, or both maps of a family, or nearly the whole table,
+//! is written as new maps beside the old ones, in pieces, and then switched to in one small transaction; so is every change on
+//! kernels whose maps lose elements for a moment while a transaction commits ([`crate::selftest`]). Nothing here decides: it
+//! says what `policy` said.
 
 mod cells;
 mod rules;
 
-use std::collections::BTreeSet;
+use std::borrow::Borrow;
 
 use linux::netlink::{Protocol, Socket};
 use linux::nft::{BaseChain, ChainKind, Element, Family, Field, Hook, Set, Table, Transaction};
@@ -35,27 +39,33 @@ pub(crate) struct Wanted {
     pub(crate) generation: u64,
     pub(crate) four: Half,
     pub(crate) six: Half,
+    /// Says what a snapshot says, and not less.
+    pub(crate) made: bool,
 }
 
 impl Wanted {
     /// Refuses everything.
     pub(crate) fn closed(generation: u64) -> Self {
-        Self { generation, four: Half::closed(), six: Half::closed() }
+        Self { generation, four: Half::closed(), six: Half::closed(), made: false }
     }
 
     /// Says of both families the same as `other`.
     pub(crate) fn same(&self, other: &Self) -> bool {
-        self.four == other.four && self.six == other.six
+        self.four.same(&other.four) && self.six.same(&other.six)
+    }
+
+    fn halves(&self) -> [&Half; 2] {
+        [&self.four, &self.six]
     }
 
     /// How many elements it takes.
     pub(crate) fn elements(&self) -> usize {
-        self.four.cells.len() + self.six.cells.len()
+        self.halves().iter().map(|half| half.cells().count()).sum()
     }
 
     /// Whether it lets in what no element is about.
     pub(crate) fn is_open(&self) -> bool {
-        [&self.four, &self.six].iter().all(|half| half.fallback == Goes::Allow)
+        self.halves().iter().all(|half| half.fallback() == Goes::Allow)
     }
 }
 
@@ -63,7 +73,60 @@ impl Wanted {
 #[derive(Debug)]
 struct Loaded {
     wanted: Wanted,
-    maps: [Set; 2],
+    maps: [Maps; 2],
+}
+
+/// The maps of one family.
+#[derive(Debug)]
+struct Maps {
+    singles: Set,
+    ranges: Set,
+}
+
+impl Maps {
+    fn new(address: Field, number: u32) -> Self {
+        let family = if address == Field::Ipv4 { rules::FOUR } else { rules::SIX };
+        let map = |kind: &str, intervals: bool| Set {
+            name: format!("{family}_{kind}_{number}"),
+            key: vec![address, Field::Port],
+            intervals,
+            verdicts: true,
+        };
+        Self { singles: map("singles", false), ranges: map("ranges", true) }
+    }
+
+    fn both(&self) -> [&Set; 2] {
+        [&self.singles, &self.ranges]
+    }
+
+    fn names(&self) -> [&str; 2] {
+        self.both().map(|map| map.name.as_str())
+    }
+}
+
+/// What changes of one family: cells out and in, of each map.
+struct Change {
+    singles: [Vec<Element>; 2],
+    ranges: [Vec<Element>; 2],
+}
+
+impl Change {
+    fn between(old: &Half, new: &Half) -> Self {
+        let (out, into) = old.difference(new);
+        let of = |singles: bool| {
+            [&out, &into].map(|cells| elements(cells.iter().filter(|cell| cell.is_single() == singles)))
+        };
+        Self { singles: of(true), ranges: of(false) }
+    }
+
+    fn len(&self) -> usize {
+        self.singles.iter().chain(&self.ranges).map(Vec::len).sum()
+    }
+
+    fn is_of_both(&self) -> bool {
+        let is_some = |elements: &[Vec<Element>; 2]| elements.iter().any(|list| !list.is_empty());
+        is_some(&self.singles) && is_some(&self.ranges)
+    }
 }
 
 /// The table of one pod, by a socket of the pod's namespace.
@@ -115,12 +178,12 @@ impl Verdicts {
 
     /// Puts a table into force. On failure the workload refuses everything, if the kernel still takes that.
     pub(crate) fn load(&mut self, wanted: Wanted) -> Result<(), linux::Error> {
-        let done = match self.loaded.take() {
-            Some(loaded) if !self.kernel.swaps_chains && is_small(&loaded.wanted, &wanted) => {
-                // Somebody may have removed the table or parts of it: then the whole is written again.
-                self.difference(loaded, wanted.clone()).or_else(|_| self.whole(wanted))
-            }
-            _ => self.whole(wanted),
+        let loaded = self.loaded.take().filter(|_| !self.kernel.swaps_chains);
+        let small = loaded.and_then(|loaded| small_change(&loaded.wanted, &wanted).map(|change| (loaded.maps, change)));
+        let done = match small {
+            // Somebody may have removed the table or parts of it: then the whole is written again.
+            Some((maps, change)) => self.difference(maps, &change, wanted.clone()).or_else(|_| self.whole(wanted)),
+            None => self.whole(wanted),
         };
         if done.is_err() {
             // What is in force is unknown. The first failure is the one to tell; `loaded` stays empty.
@@ -139,22 +202,23 @@ impl Verdicts {
         Ok(counts)
     }
 
-    fn difference(&mut self, loaded: Loaded, wanted: Wanted) -> Result<(), linux::Error> {
-        let before = &loaded.wanted;
-        let [four, six] = &loaded.maps;
-        let mut change = Transaction::on(&self.table);
-        for (map, chain, old, new) in
-            [(four, rules::FOUR, &before.four, &wanted.four), (six, rules::SIX, &before.six, &wanted.six)]
-        {
-            change.remove(map, &elements(old.cells.difference(&new.cells)));
-            change.add(map, &elements(new.cells.difference(&old.cells)));
-            if old.fallback != new.fallback {
-                rules::family(&mut change, chain, Some(&map.name), new);
+    /// From here on what is in force is said in these words, which mean the same.
+    pub(crate) fn keep(&mut self, wanted: Wanted) {
+        if let Some(loaded) = &mut self.loaded {
+            loaded.wanted = Wanted { generation: loaded.wanted.generation, ..wanted };
+        }
+    }
+
+    fn difference(&mut self, maps: [Maps; 2], changes: &[Change; 2], wanted: Wanted) -> Result<(), linux::Error> {
+        let mut write = Transaction::on(&self.table);
+        for (maps, change) in maps.iter().zip(changes) {
+            for (map, [out, into]) in [(&maps.singles, &change.singles), (&maps.ranges, &change.ranges)] {
+                write.remove(map, out).add(map, into);
             }
         }
-        rules::outcomes(&mut change, wanted.generation);
-        change.commit(&mut self.socket)?;
-        self.loaded = Some(Loaded { wanted, maps: loaded.maps });
+        rules::outcomes(&mut write, wanted.generation);
+        write.commit(&mut self.socket)?;
+        self.loaded = Some(Loaded { wanted, maps });
         Ok(())
     }
 
@@ -162,22 +226,28 @@ impl Verdicts {
     fn whole(&mut self, wanted: Wanted) -> Result<(), linux::Error> {
         let old = self.maps()?;
         self.maps_made += 1;
-        let maps = [map(Field::Ipv4, self.maps_made), map(Field::Ipv6, self.maps_made)];
+        let maps = [Field::Ipv4, Field::Ipv6].map(|address| Maps::new(address, self.maps_made));
         let mut lay = Transaction::on(&self.table);
         Self::chains(&mut lay);
-        lay.set(&maps[0]).set(&maps[1]);
+        for map in maps.iter().flat_map(Maps::both) {
+            lay.set(map);
+        }
         lay.commit(&mut self.socket)?;
-        for (map, half) in maps.iter().zip([&wanted.four, &wanted.six]) {
-            for piece in elements(half.cells.iter()).chunks(PIECE) {
-                let mut fill = Transaction::on(&self.table);
-                fill.add(map, piece);
-                fill.commit(&mut self.socket)?;
+        for (maps, half) in maps.iter().zip(wanted.halves()) {
+            for (map, singles) in [(&maps.singles, true), (&maps.ranges, false)] {
+                let cells = half.cells().filter(|cell| cell.is_single() == singles);
+                for piece in elements(cells).chunks(PIECE) {
+                    let mut fill = Transaction::on(&self.table);
+                    fill.add(map, piece);
+                    fill.commit(&mut self.socket)?;
+                }
             }
         }
         let mut switch = Transaction::on(&self.table);
         rules::frame(&mut switch, self.pod.v4, self.pod.v6, self.kernel.defragments);
-        rules::family(&mut switch, rules::FOUR, Some(&maps[0].name), &wanted.four);
-        rules::family(&mut switch, rules::SIX, Some(&maps[1].name), &wanted.six);
+        for (chain, (maps, half)) in [rules::FOUR, rules::SIX].into_iter().zip(maps.iter().zip(wanted.halves())) {
+            rules::family(&mut switch, chain, &maps.names(), half);
+        }
         rules::outcomes(&mut switch, wanted.generation);
         for set in &old {
             switch.delete_set(set);
@@ -192,8 +262,8 @@ impl Verdicts {
         let mut close = Transaction::on(&self.table);
         Self::chains(&mut close);
         rules::frame(&mut close, self.pod.v4, self.pod.v6, self.kernel.defragments);
-        rules::family(&mut close, rules::FOUR, None, &Half::closed());
-        rules::family(&mut close, rules::SIX, None, &Half::closed());
+        rules::family(&mut close, rules::FOUR, &[], &Half::closed());
+        rules::family(&mut close, rules::SIX, &[], &Half::closed());
         rules::outcomes(&mut close, 0);
         close.commit(&mut self.socket)
     }
@@ -217,7 +287,7 @@ impl Verdicts {
         }
         let names = self.table.sets(&mut self.socket)?;
         // To remove a map its name is enough.
-        Ok(names.into_iter().map(|read| Set { name: read.name, ..map(Field::Ipv4, 0) }).collect())
+        Ok(names.into_iter().map(|read| Set { name: read.name, ..Maps::new(Field::Ipv4, 0).ranges }).collect())
     }
 
     fn highest_map(&mut self) -> Result<u32, linux::Error> {
@@ -226,19 +296,15 @@ impl Verdicts {
     }
 }
 
-/// The map of one family.
-fn map(address: Field, number: u32) -> Set {
-    let family = if address == Field::Ipv4 { rules::FOUR } else { rules::SIX };
-    Set { name: format!("{family}_{number}"), key: vec![address, Field::Port], intervals: true, verdicts: true }
-}
-
-fn elements<C: std::borrow::Borrow<Cell>>(cells: impl Iterator<Item = C>) -> Vec<Element> {
+fn elements<C: Borrow<Cell>>(cells: impl Iterator<Item = C>) -> Vec<Element> {
     cells.filter_map(|cell| cell.borrow().element()).collect()
 }
 
-/// Is the difference of two tables cheaper than the new one as a whole?
-fn is_small(before: &Wanted, wanted: &Wanted) -> bool {
-    let differing = |old: &BTreeSet<Cell>, new: &BTreeSet<Cell>| old.symmetric_difference(new).count();
-    let changed = differing(&before.four.cells, &wanted.four.cells) + differing(&before.six.cells, &wanted.six.cells);
-    changed <= DIFFERENCE_MIN.max(wanted.elements() / 2)
+/// The difference of two tables, if it may be written as one and is cheaper than the new one as a whole.
+fn small_change(before: &Wanted, wanted: &Wanted) -> Option<[Change; 2]> {
+    let same_fallback =
+        before.halves().into_iter().zip(wanted.halves()).all(|(old, new)| old.fallback() == new.fallback());
+    let changes = [Change::between(&before.four, &wanted.four), Change::between(&before.six, &wanted.six)];
+    let is_small = changes.iter().map(Change::len).sum::<usize>() <= DIFFERENCE_MIN.max(wanted.elements() / 2);
+    (same_fallback && is_small && !changes.iter().any(Change::is_of_both)).then_some(changes)
 }

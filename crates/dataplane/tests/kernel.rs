@@ -10,6 +10,7 @@ mod kernel {
     mod harness;
     mod law;
     mod life;
+    mod maps;
     mod outside;
     mod packet;
     mod permits;

@@ -1,8 +1,7 @@
 //! The verdict table as the kernel can hold it: accept or deny, per address family, in an order that can be compared.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use linux::nft::{Element, Verdict as Jump};
 use policy::table::{Verdict, VerdictTable};
@@ -13,7 +12,7 @@ pub(super) const ALLOW: &str = "allow";
 pub(super) const DENY: &str = "deny";
 
 /// What the kernel does with a connection. There is no third: what would need a proxy is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Goes {
     Allow,
     Deny,
@@ -28,13 +27,13 @@ impl Goes {
     }
 }
 
-/// A rectangle of source addresses and ports with one outcome.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A rectangle of source addresses and ports with one outcome. Ordered as the entries of a table are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Cell {
-    low: IpAddr,
-    high: IpAddr,
     first: u16,
+    low: IpAddr,
     last: u16,
+    high: IpAddr,
     goes: Goes,
 }
 
@@ -43,47 +42,84 @@ impl Cell {
         (self.low..=self.high).contains(&source) && (self.first..=self.last).contains(&port)
     }
 
-    /// The element of the family's map; both ends are of that family by construction.
+    /// One address and one port.
+    pub(super) fn is_single(&self) -> bool {
+        self.low == self.high && self.first == self.last
+    }
+
+    /// The element of the family's map of single cells, or of its map of ranges; both ends are of that family by construction.
     pub(super) fn element(&self) -> Option<Element> {
-        Element::addresses_and_ports(&(self.low..=self.high), &(self.first..=self.last))
-            .map(|element| element.with(Jump::goto(self.goes.chain())))
+        let (addresses, ports) = (self.low..=self.high, self.first..=self.last);
+        let element = if self.is_single() {
+            Some(Element::address_and_port(self.low, self.first))
+        } else {
+            Element::addresses_and_ports(&addresses, &ports)
+        };
+        element.map(|element| element.with(Jump::goto(self.goes.chain())))
     }
 }
 
 /// The table of one address of a workload.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Half {
-    /// For what no cell holds.
-    pub(crate) fallback: Goes,
-    /// Disjoint; those that say what the fallback says are left out.
-    pub(crate) cells: BTreeSet<Cell>,
+    table: Arc<VerdictTable>,
 }
 
 impl Half {
     /// Refuses everything.
     pub(crate) fn closed() -> Self {
-        Self { fallback: Goes::Deny, cells: BTreeSet::new() }
+        Self::of(VerdictTable::refusing())
     }
 
-    /// The part of a table for IPv4 or for IPv6 sources.
-    pub(crate) fn of(table: &VerdictTable, ipv6: bool) -> Self {
-        let fallback = goes(table.fallback);
-        let cells = table
-            .entries
-            .iter()
-            .filter(|entry| goes(entry.verdict) != fallback)
-            .filter_map(|entry| {
-                let (low, high) = in_family(&entry.sources, ipv6)?;
-                let (first, last) = entry.ports.clone().into_inner();
-                Some(Cell { low, high, first, last, goes: goes(entry.verdict) })
-            })
-            .collect();
-        Self { fallback, cells }
+    pub(crate) fn of(table: VerdictTable) -> Self {
+        Self { table: Arc::new(table) }
+    }
+
+    /// What it was made of.
+    pub(crate) fn table(&self) -> &VerdictTable {
+        &self.table
+    }
+
+    /// For what no cell holds.
+    pub(crate) fn fallback(&self) -> Goes {
+        goes(self.table.fallback)
+    }
+
+    /// Disjoint, ascending; those that say what the fallback says are left out.
+    pub(crate) fn cells(&self) -> impl Iterator<Item = Cell> {
+        let fallback = self.fallback();
+        self.table.entries.iter().filter(move |entry| goes(entry.verdict) != fallback).map(|entry| {
+            let (low, high) = entry.sources.clone().into_inner();
+            let (first, last) = entry.ports.clone().into_inner();
+            Cell { first, low, last, high, goes: goes(entry.verdict) }
+        })
+    }
+
+    /// Whether it does the same with every connection, in the same cells.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        self.fallback() == other.fallback() && self.cells().eq(other.cells())
+    }
+
+    /// The cells that are in only one of two: those of this one, and those of the other.
+    pub(crate) fn difference(&self, other: &Self) -> (Vec<Cell>, Vec<Cell>) {
+        let (mut out, mut into) = (Vec::new(), Vec::new());
+        let (mut old, mut new) = (self.cells().peekable(), other.cells().peekable());
+        while let (Some(one), Some(two)) = (old.peek(), new.peek()) {
+            let order = one.cmp(two);
+            let (gone, come) = (old.next_if(|_| order.is_le()), new.next_if(|_| order.is_ge()));
+            if order.is_ne() {
+                out.extend(gone);
+                into.extend(come);
+            }
+        }
+        out.extend(old);
+        into.extend(new);
+        (out, into)
     }
 
     /// What the kernel does with a connection from there to this port.
     pub(crate) fn goes(&self, source: IpAddr, port: u16) -> Goes {
-        self.cells.iter().find(|cell| cell.holds(source, port)).map_or(self.fallback, |cell| cell.goes)
+        self.cells().find(|cell| cell.holds(source, port)).map_or_else(|| self.fallback(), |cell| cell.goes)
     }
 }
 
@@ -93,16 +129,4 @@ fn goes(verdict: Verdict) -> Goes {
         Verdict::Accept => Goes::Allow,
         Verdict::Reject | Verdict::Proxy => Goes::Deny,
     }
-}
-
-/// Cuts a range of addresses to one family. The order of addresses puts all of IPv4 before all of IPv6.
-fn in_family(sources: &RangeInclusive<IpAddr>, ipv6: bool) -> Option<(IpAddr, IpAddr)> {
-    let (low, high) = (*sources.start(), *sources.end());
-    let bounds = if ipv6 {
-        (IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)))
-    } else {
-        (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::BROADCAST))
-    };
-    let (low, high) = (low.max(bounds.0), high.min(bounds.1));
-    (low <= high).then_some((low, high))
 }

@@ -3,7 +3,7 @@
 //! 1. It came in by `lo`: passes. 127/8, `::1` and the pod's own address never use another link.
 //! 2. It is TCP and no first packet (SYN without ACK, whatever its other flags): passes.
 //! 3. It is not TCP: passes.
-//! 4. It is a first packet to the pod's own address: the map of its family decides, else the family's fallback.
+//! 4. It is a first packet to the pod's own address: the maps of its family decide, else the family's fallback.
 //! 5. Anything else is dropped: headers that cannot be followed, a piece of a TCP header, a foreign destination.
 //!
 //! IPv4 fragments are whole when the input hook sees them. IPv6 fragments are not, unless the kernel is told to put them
@@ -89,8 +89,8 @@ pub(super) fn frame(write: &mut Transaction, v4: Ipv4Addr, v6: Ipv6Addr, defragm
     }
 }
 
-/// Writes the chain of one family: its map, then its fallback.
-pub(super) fn family(write: &mut Transaction, chain: &str, map: Option<&str>, half: &Half) {
+/// Writes the chain of one family: its maps, of which one at most knows a packet, then its fallback.
+pub(super) fn family(write: &mut Transaction, chain: &str, maps: &[&str], half: &Half) {
     let source = |rule: Rule| {
         if chain == FOUR {
             rule.payload(Base::Network, 12, 4, REGISTER)
@@ -101,12 +101,12 @@ pub(super) fn family(write: &mut Transaction, chain: &str, map: Option<&str>, ha
     // The port follows the address in the next free register.
     let port = if chain == FOUR { REGISTER + 1 } else { REGISTER + 4 };
     write.flush_chain(chain);
-    if let Some(map) = map {
+    for map in maps {
         let lookup =
             source(Rule::begin()).payload(Base::Transport, DESTINATION_PORT, 2, port).verdict_of(map, REGISTER);
         write.rule(chain, &lookup);
     }
-    write.rule(chain, &Rule::begin().verdict(&Verdict::goto(half.fallback.chain())));
+    write.rule(chain, &Rule::begin().verdict(&Verdict::goto(half.fallback().chain())));
 }
 
 /// Writes the chains of both outcomes, which log with the generation of the table. Accepted: marked, counted, logged, let

@@ -2,8 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use linux::diag::{self, State, TcpSocket};
 use linux::netlink::{Protocol, Socket};
@@ -21,7 +19,7 @@ fn sockets(pod: &Pod) -> Vec<TcpSocket> {
 }
 
 /// Connections of a pod's port with a peer that can still carry data or become open.
-fn open_with(pod: &Pod, port: u16, peer: IpAddr) -> usize {
+pub(crate) fn open_with(pod: &Pod, port: u16, peer: IpAddr) -> usize {
     let live = |socket: &&TcpSocket| !matches!(socket.state, State::Listen | State::TimeWait | State::Close);
     sockets(pod).iter().filter(live).filter(|s| s.local.port() == port && s.remote.ip() == peer).count()
 }
@@ -311,120 +309,6 @@ fn set_mark(stream: &TcpStream, mark: u32) {
     let done =
         unsafe { libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MARK, (&raw const mark).cast(), 4) };
     assert_eq!(done, 0);
-}
-
-#[test]
-fn flips_under_load_let_nothing_in_that_both_forbid_and_refuse_nothing_that_both_permit() {
-    flips_under_load(Bed::new(), 60);
-}
-
-pub(crate) fn flips_under_load(mut bed: Bed, rounds: usize) {
-    let (server, client) = (bed.pod("foo", "server"), bed.pod("foo", "client"));
-    let forbidden = serve(&server, 9001);
-    serve(&server, 9000);
-    serve(&server, 9002);
-    let flip = |round: usize| {
-        let (extra, name) = (if round.is_multiple_of(2) { 9002 } else { 9003 }, format!("p{round}"));
-        // Blocks that come and go, so that elements are deleted and added in many places.
-        let blocks: Vec<String> = (0..40).map(|n| format!("10.{}.{n}.0/24", 100 + round % 3)).collect();
-        vec![
-            ("foo", name.clone(), allow("server", &["foo/client"], &[9000, extra])),
-            (
-                "foo",
-                format!("{name}-more"),
-                json!({
-                    "selector": { "matchLabels": { "app": "server" } },
-                    "rules": [{ "from": [{ "source": { "ipBlocks": blocks } }] }],
-                }),
-            ),
-        ]
-    };
-    let enforce = |bed: &mut Bed, round: usize| {
-        let policies = flip(round);
-        let policies: Vec<_> = policies.iter().map(|(ns, name, spec)| (*ns, name.as_str(), spec.clone())).collect();
-        bed.enforce(&policies);
-    };
-    enforce(&mut bed, 0);
-    let stop = Arc::new(AtomicBool::new(false));
-    let (tried, wrong) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let mut load = Vec::new();
-    for (port, must_pass) in [(9000, Some(true)), (9001, Some(false)), (9002, None)] {
-        for to in server.both(port) {
-            let (stop, tried, wrong, client) =
-                (Arc::clone(&stop), Arc::clone(&tried), Arc::clone(&wrong), client.clone());
-            load.push(std::thread::spawn(move || {
-                let dial = || -> std::io::Result<()> {
-                    let mut stream = TcpStream::connect_timeout(&to, BOUND)?;
-                    stream.set_read_timeout(Some(BOUND))?;
-                    stream.write_all(b"ping")?;
-                    stream.read_exact(&mut [0; 4])
-                };
-                client
-                    .net
-                    .netns
-                    .run(|| {
-                        while !stop.load(Ordering::Relaxed) {
-                            tried.fetch_add(1, Ordering::Relaxed);
-                            if must_pass.is_some_and(|must| must != dial().is_ok()) {
-                                wrong.fetch_add(1, Ordering::Relaxed);
-                            }
-                        }
-                    })
-                    .unwrap();
-            }));
-        }
-    }
-    for round in 1..rounds {
-        enforce(&mut bed, round);
-        if round % 2 == 1 {
-            // Right after a change nothing is open that it forbids, though the client never stops dialling.
-            for peer in [IpAddr::V4(client.net.v4), client.net.v6.into()] {
-                assert_eq!(open_with(&server, 9002, peer), 0, "round {round}");
-            }
-        }
-    }
-    wait_until("the load was one", || tried.load(Ordering::Relaxed) > 500);
-    stop.store(true, Ordering::Relaxed);
-    for thread in load {
-        thread.join().unwrap();
-    }
-    assert_eq!(wrong.load(Ordering::Relaxed), 0, "of {}", tried.load(Ordering::Relaxed));
-    assert_eq!(forbidden.accepted(), 0);
-}
-
-pub(crate) fn maps(pod: &Pod) -> Vec<String> {
-    pod.net
-        .netns
-        .run(|| {
-            let table = Table::named(Family::Inet, dataplane::verdicts::TABLE);
-            let sets = table.sets(&mut Socket::open(Protocol::Netfilter).unwrap()).unwrap();
-            sets.into_iter().map(|set| set.name).collect()
-        })
-        .unwrap()
-}
-
-#[test]
-fn a_change_is_a_difference_of_elements_and_a_table_that_is_the_same_is_not_written() {
-    let mut bed = Bed::new();
-    let (server, _client) = (bed.pod("foo", "server"), bed.pod("foo", "client"));
-    let blocks = |from: u32, count: u32| -> serde_json::Value {
-        let blocks: Vec<String> =
-            (from..from + count).map(|n| format!("10.200.{}.{}/32", n / 100, n % 100 * 2)).collect();
-        json!({ "selector": { "matchLabels": { "app": "server" } }, "rules": [{ "from": [{ "source": { "ipBlocks": blocks } }] }] })
-    };
-    let entries = |report: &dataplane::Report| report.workloads[server.id()].entries;
-    let report = bed.enforce(&[("foo", "p", blocks(0, 1000))]);
-    assert_eq!(entries(&report), 1000);
-    let before = maps(&server);
-    let report = bed.enforce(&[("foo", "p", blocks(1, 1000))]);
-    assert!(report.workloads[server.id()].changed);
-    assert_eq!((entries(&report), maps(&server)), (1000, before.clone()), "the same map, one out, one in");
-    let report = bed.enforce(&[("foo", "renamed", blocks(1, 1000))]);
-    assert!(!report.workloads[server.id()].changed);
-    let report = bed.enforce(&[("foo", "p", blocks(5000, 1000))]);
-    assert_eq!(entries(&report), 1000);
-    assert_ne!(maps(&server), before, "nothing in common: a new map");
-    assert_eq!(maps(&server).len(), 2, "the old one is gone");
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use dataplane::selftest::Kernel;
 
-use super::change;
 use super::harness::{Bed, allow, deny, echoes, is_refused, listen, serve, wait_until};
+use super::maps;
 use super::packet::{Packet, send};
 
 const SWAPPING: Kernel = Kernel { swaps_chains: true, defragments: true };
@@ -25,8 +25,8 @@ fn where_maps_lose_elements_each_change_is_a_new_map_and_the_counts_go_on() {
             let connected = client.connect(to);
             assert_eq!(is_refused(&connected), !open);
         }
-        let maps = change::maps(&server);
-        assert_eq!(maps.len(), 2);
+        let maps = maps::maps(&server);
+        assert_eq!(maps.len(), 4);
         assert!(!seen.contains(&maps[0]), "{maps:?} again");
         seen.extend(maps);
     }
@@ -36,7 +36,7 @@ fn where_maps_lose_elements_each_change_is_a_new_map_and_the_counts_go_on() {
 
 #[test]
 fn where_maps_lose_elements_flips_under_load_hold_too() {
-    change::flips_under_load(Bed::on(SWAPPING), 20);
+    maps::flips_under_load(Bed::on(SWAPPING), 20);
 }
 
 #[test]

@@ -117,6 +117,14 @@ impl Element {
         Self { key: padded(first), end: Some(padded(last)), verdict: None }
     }
 
+    /// An element for one address and one port.
+    pub fn address_and_port(address: IpAddr, port: u16) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::exactly(&[&address.octets(), &port.to_be_bytes()]),
+            IpAddr::V6(address) => Self::exactly(&[&address.octets(), &port.to_be_bytes()]),
+        }
+    }
+
     /// An element for a range of addresses and a range of ports; `None` if the range mixes IPv4 and IPv6.
     pub fn addresses_and_ports(addresses: &RangeInclusive<IpAddr>, ports: &RangeInclusive<u16>) -> Option<Self> {
         let first = ports.start().to_be_bytes();
