@@ -14,12 +14,13 @@ use std::sync::Arc;
 use api::admission::{Admission, Admitted, Operation};
 use api::status::Cause;
 use api::{Object, Status};
+use policy::PolicyId;
 use policy::finding::Finding;
 use policy::spec::Scope;
-use policy::{PolicyId, Snapshot};
 use serde_json::Value;
 
 use self::references::World;
+use self::size::Sizes;
 use crate::finding::{Code, Remark};
 use crate::inject;
 use crate::mesh_config;
@@ -35,14 +36,13 @@ const WARNINGS_MAX: usize = 16;
 pub struct Gate {
     translator: Translator,
     injection: inject::Options,
-    /// What was compiled for the last question about sizes.
-    before: Option<Snapshot>,
+    sizes: Sizes,
 }
 
 impl Gate {
     /// One that has parsed nothing yet.
     pub fn new(translator: Translator, injection: inject::Options) -> Self {
-        Self { translator, injection, before: None }
+        Self { translator, injection, sizes: Sizes::default() }
     }
 
     /// Whether the write may be, and what the client should know.
@@ -94,7 +94,7 @@ impl Gate {
             let (id, reaches_pods) = (Arc::clone(&policy.id), policy.scope != Scope::Targets);
             if replace(&mut mesh.policies, policy, |policy| &policy.id)
                 && reaches_pods
-                && let Some(status) = size::refusal(new.kind(), &id, selector.as_ref(), mesh, &mut self.before)
+                && let Some(status) = self.sizes.refusal(new.kind(), &id, selector.as_ref(), mesh)
             {
                 return Admitted::refused(status);
             }
@@ -114,7 +114,7 @@ impl Gate {
             remarks.extend(references::peer_authentication(&policy, &World::new(&mesh, request.objects, true)));
             let (id, labels) = (Arc::clone(&policy.id), policy.selector.clone());
             if replace(&mut mesh.peer_authentications, policy, |policy| &policy.id)
-                && let Some(status) = size::refusal(new.kind(), &id, Some(&labels), mesh, &mut self.before)
+                && let Some(status) = self.sizes.refusal(new.kind(), &id, Some(&labels), mesh)
             {
                 return Admitted::refused(status);
             }
@@ -139,11 +139,16 @@ impl Gate {
     }
 }
 
-/// Puts a policy in the place of its earlier self; `false` if that said the same, and so has its tables already.
+/// Puts a policy in the place of its earlier self; `false` if that said the same, and so has its tables already. They are in the
+/// order of their names, as the translator gives them.
 fn replace<T: PartialEq>(all: &mut Vec<Arc<T>>, policy: T, id: impl Fn(&T) -> &Arc<PolicyId>) -> bool {
-    let is_news = !all.iter().any(|other| **other == policy);
-    all.retain(|other| id(other) != id(&policy));
-    all.push(Arc::new(policy));
+    let place = all.partition_point(|other| id(other) < id(&policy));
+    let earlier = all.get_mut(place).filter(|other| id(other) == id(&policy));
+    let is_news = earlier.as_ref().is_none_or(|other| ***other != policy);
+    match earlier {
+        Some(earlier) => *earlier = Arc::new(policy),
+        None => all.insert(place, Arc::new(policy)),
+    }
     is_news
 }
 

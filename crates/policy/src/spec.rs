@@ -55,7 +55,7 @@ pub struct AuthorizationPolicy {
 }
 
 /// Which workloads of its namespace (or of the mesh, from the root namespace) a policy reaches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// No selector: all.
     #[default]

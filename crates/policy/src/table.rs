@@ -24,7 +24,7 @@ use crate::mesh::WorkloadId;
 use crate::snapshot::Snapshot;
 
 pub use after::{differing_ports, table_after};
-pub use bound::entries_at_most;
+pub use bound::{Reckoning, entries_at_most};
 
 /// Entries of one table. A kernel map of 10,000 entries loads in about 120 ms and each entry costs some hundred bytes of kernel memory:
 /// beyond this a pod's start would be felt and a hundred pods would hold hundreds of megabytes.

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use generate::{Random, Wish, World};
-use policy::table::{differing_ports, entries_at_most, table, table_after};
+use policy::table::{Reckoning, differing_ports, entries_at_most, table, table_after};
 use policy::{Answer, Connection, Mesh, Peer, Profile, Reason, Snapshot, Verdict, VerdictTable, WorkloadId};
 use serde_json::{Value, json};
 
@@ -355,6 +355,7 @@ fn a_table_made_from_the_one_before_has_the_verdicts_of_one_made_anew() {
         let (id, address) = (world.workloads[0].id.clone(), random.pick(&world.workloads[0].addresses));
         let mut before = policy::compile(&mesh, 1, None);
         let mut made = table(&before, &id, address).unwrap();
+        let mut reckoning = Reckoning::default();
         for step in 0..6 {
             if random.percent(20) {
                 change(&mut random, &mut mesh, 50 + step);
@@ -365,6 +366,10 @@ fn a_table_made_from_the_one_before_has_the_verdicts_of_one_made_anew() {
             let differing = differing_ports(&before, &after, &id);
             let next = table_after(&after, &id, address, (&before, &made)).unwrap();
             let anew = table(&after, &id, address).unwrap();
+            reckoning.update(&mesh);
+            let (workload, at_most) = (&mesh.workloads[0], entries_at_most(&mesh, &mesh.workloads[0]));
+            assert_eq!(reckoning.entries_at_most(&mesh, workload), at_most, "seed {seed} step {step}");
+            assert!(anew.entries.len() <= at_most, "seed {seed} step {step}");
             assert_disjoint(&next);
             assert!(
                 next.entries.is_sorted_by_key(|entry| (*entry.ports.start(), *entry.sources.start())),
