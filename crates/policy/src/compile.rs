@@ -5,7 +5,8 @@
 mod alias;
 pub(crate) mod rule;
 
-use std::collections::BTreeMap;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,9 +15,9 @@ pub use rule::Effect;
 use crate::address::canonical;
 use crate::hash::{Keyed, Map};
 use crate::identity::SpiffeId;
-use crate::mesh::{Labels, Mesh, PolicyId, Profile, Settings, Workload, WorkloadId};
+use crate::mesh::{Labels, Mesh, Profile, Settings, Workload, WorkloadId};
 use crate::mtls::{Levels, Mtls};
-use crate::ruleset::{CompiledPolicy, Ruleset};
+use crate::ruleset::{CompiledPolicy, Ruleset, by_key};
 use crate::snapshot::{Snapshot, WorkloadState};
 use crate::spec::{Action, AuthorizationPolicy, Scope};
 
@@ -25,34 +26,23 @@ pub fn compile(mesh: &Mesh, generation: u64, before: Option<&Snapshot>) -> Snaps
     // Other settings change what policies mean: then nothing may be shared.
     let before = before.filter(|before| *before.settings == mesh.settings);
     let settings = before.map_or_else(|| Arc::new(mesh.settings.clone()), |before| Arc::clone(&before.settings));
-    let policies = compile_policies(&mesh.policies, &settings, before);
-    let candidates = Candidates::new(&policies, &settings);
+    let (policies, change) = compile_policies(&mesh.policies, &settings, before);
+    let rulesets = Rulesets::new(&policies, change, &settings);
     let levels = Levels::new(&mesh.peer_authentications, &settings);
-    let mut rulesets: Map<Vec<usize>, Arc<Ruleset>> = Map::default();
     let mut workloads = Map::with_capacity_and_hasher(mesh.workloads.len(), Keyed::default());
     for workload in &mesh.workloads {
         let old = before.and_then(|before| before.workloads.get(&workload.id));
         // Outside the mesh nothing is enforced, so nothing may be decided there that is not.
-        let (applied, mtls) =
-            if workload.in_mesh { (candidates.of(workload), levels.of(workload)) } else { (Vec::new(), Mtls::none()) };
+        let mtls = if workload.in_mesh { levels.of(workload) } else { Mtls::none() };
+        let ruleset = rulesets.of(workload, old);
         let same = |old: &&Arc<WorkloadState>| {
-            *old.workload == *workload && old.mtls == mtls && same_policies(&old.ruleset, &applied)
+            Arc::ptr_eq(&old.ruleset, &ruleset) && old.mtls == mtls && *old.workload == *workload
         };
         let state = if let Some(old) = old.filter(same) {
             Arc::clone(old)
         } else {
-            let key = applied.iter().map(|policy| Arc::as_ptr(policy) as usize).collect();
-            let reused = old.filter(|old| same_policies(&old.ruleset, &applied)).map(|old| Arc::clone(&old.ruleset));
-            let ruleset = rulesets
-                .entry(key)
-                .or_insert_with(|| reused.unwrap_or_else(|| Arc::new(Ruleset::new(applied, &settings))));
             let identity = workload.identity(&settings);
-            Arc::new(WorkloadState {
-                workload: Arc::new(workload.clone()),
-                identity,
-                ruleset: Arc::clone(ruleset),
-                mtls,
-            })
+            Arc::new(WorkloadState { workload: Arc::new(workload.clone()), identity, ruleset, mtls })
         };
         workloads.insert(workload.id.clone(), state);
     }
@@ -65,35 +55,46 @@ pub fn compile(mesh: &Mesh, generation: u64, before: Option<&Snapshot>) -> Snaps
         .map(|before| &before.services)
         .filter(|old| ***old == mesh.services)
         .map_or_else(|| Arc::new(mesh.services.clone()), Arc::clone);
-    Snapshot {
-        generation,
-        settings,
-        policies: policies.into_iter().map(|policy| (Arc::clone(policy.id()), policy)).collect(),
-        workloads,
-        names,
-        attested,
-        services,
-    }
+    Snapshot { generation, settings, policies, workloads, names, attested, services }
 }
 
-fn same_policies(ruleset: &Ruleset, applied: &[Arc<CompiledPolicy>]) -> bool {
-    ruleset.policies.len() == applied.len()
-        && ruleset.policies.iter().zip(applied).all(|(one, other)| Arc::ptr_eq(one, other))
+/// The policies that are new since the snapshot before, and those that are no more; a policy that says something else is both.
+#[derive(Default)]
+struct Change {
+    gone: Vec<Arc<CompiledPolicy>>,
+    come: Vec<Arc<CompiledPolicy>>,
 }
 
+/// Every policy, compiled, in the order of the mesh. None is compiled again that follows those before it as it did in the snapshot
+/// before: in meshes that are sorted by name, as those of a store are, only what has changed.
 fn compile_policies(
     policies: &[Arc<AuthorizationPolicy>],
     settings: &Settings,
     before: Option<&Snapshot>,
-) -> Vec<Arc<CompiledPolicy>> {
-    policies
-        .iter()
-        .map(|spec| {
-            let old = before.and_then(|before| before.policies.get(&spec.id));
-            let same = |old: &&Arc<CompiledPolicy>| Arc::ptr_eq(&old.spec, spec) || old.spec == *spec;
-            old.filter(same).map_or_else(|| Arc::new(compile_policy(spec, settings)), Arc::clone)
-        })
-        .collect()
+) -> (Vec<Arc<CompiledPolicy>>, Option<Change>) {
+    let mut change = Change::default();
+    let mut old = before.map_or(&[][..], |before| before.policies.as_slice()).iter().peekable();
+    let mut all = Vec::with_capacity(policies.len());
+    for spec in policies {
+        if let Some(same) = old.next_if(|old| Arc::ptr_eq(&old.spec, spec)) {
+            all.push(Arc::clone(same));
+            continue;
+        }
+        while let Some(gone) = old.next_if(|old| old.spec.id < spec.id) {
+            change.gone.push(Arc::clone(gone));
+        }
+        match old.next_if(|old| old.spec.id == spec.id) {
+            Some(same) if same.spec == *spec => all.push(Arc::clone(same)),
+            other => {
+                change.gone.extend(other.map(Arc::clone));
+                let new = Arc::new(compile_policy(spec, settings));
+                change.come.push(Arc::clone(&new));
+                all.push(new);
+            }
+        }
+    }
+    change.gone.extend(old.map(Arc::clone));
+    (all, before.map(|_| change))
 }
 
 pub(crate) fn compile_policy(spec: &Arc<AuthorizationPolicy>, settings: &Settings) -> CompiledPolicy {
@@ -120,10 +121,87 @@ fn is_applied(policy: &AuthorizationPolicy, settings: &Settings) -> bool {
     }
 }
 
+/// Does a policy apply to a workload (S-24, S-26).
+fn applies(policy: &CompiledPolicy, workload: &Workload, settings: &Settings) -> bool {
+    let namespace = &policy.id().namespace;
+    workload.in_mesh
+        && (*namespace == workload.id.namespace || *namespace == settings.root_namespace)
+        && is_applied(&policy.spec, settings)
+        && policy.spec.scope.selects(&workload.labels)
+}
+
+/// What applies to which workload. Workloads to which the same applies share it.
+struct Rulesets<'a> {
+    policies: &'a [Arc<CompiledPolicy>],
+    settings: &'a Settings,
+    /// Since the snapshot before, if there is one.
+    change: Option<Change>,
+    /// Needed only for workloads that are new or have changed.
+    candidates: OnceCell<Candidates<'a>>,
+    made: RefCell<Map<Vec<usize>, Arc<Ruleset>>>,
+}
+
+impl<'a> Rulesets<'a> {
+    fn new(policies: &'a [Arc<CompiledPolicy>], change: Option<Change>, settings: &'a Settings) -> Self {
+        Self { policies, settings, change, candidates: OnceCell::new(), made: RefCell::default() }
+    }
+
+    fn of(&self, workload: &Workload, old: Option<&Arc<WorkloadState>>) -> Arc<Ruleset> {
+        let same = |old: &&Arc<WorkloadState>| {
+            old.workload.in_mesh == workload.in_mesh && old.workload.labels == workload.labels
+        };
+        if let (Some(old), Some(change)) = (old.filter(same), &self.change) {
+            return self.after(workload, &old.ruleset, change);
+        }
+        let candidates = self.candidates.get_or_init(|| Candidates::new(self.policies, self.settings));
+        let applied = candidates.of(workload);
+        match old.filter(|old| same_policies(&old.ruleset, &applied)) {
+            Some(old) => Arc::clone(&old.ruleset),
+            None => self.shared(applied.iter().map(address_of).collect(), || applied),
+        }
+    }
+
+    /// Of a workload that is as it was: what applied to it, but for what has changed.
+    fn after(&self, workload: &Workload, old: &Arc<Ruleset>, change: &Change) -> Arc<Ruleset> {
+        let relevant = |policy: &&Arc<CompiledPolicy>| applies(policy, workload, self.settings);
+        let gone: Vec<&Arc<CompiledPolicy>> = change.gone.iter().filter(relevant).collect();
+        let come: Vec<&Arc<CompiledPolicy>> = change.come.iter().filter(relevant).collect();
+        if gone.is_empty() && come.is_empty() {
+            return Arc::clone(old);
+        }
+        let known = [Arc::as_ptr(old) as usize, gone.len()];
+        let key = known.into_iter().chain(gone.iter().chain(&come).map(|policy| address_of(policy))).collect();
+        self.shared(key, || {
+            let gone: HashSet<usize> = gone.into_iter().map(address_of).collect();
+            let stays = |policy: &&Arc<CompiledPolicy>| gone.is_empty() || !gone.contains(&address_of(policy));
+            let mut applied: Vec<_> = old.policies.iter().filter(stays).map(Arc::clone).collect();
+            applied.extend(come.into_iter().map(Arc::clone));
+            // All but a few are in their places.
+            applied.sort_by(|one, other| by_key(one, other));
+            applied
+        })
+    }
+
+    /// The ruleset that is known by these addresses, made of these policies if it is not there yet.
+    fn shared(&self, key: Vec<usize>, applied: impl FnOnce() -> Vec<Arc<CompiledPolicy>>) -> Arc<Ruleset> {
+        let mut made = self.made.borrow_mut();
+        Arc::clone(made.entry(key).or_insert_with(|| Arc::new(Ruleset::new(applied(), self.settings))))
+    }
+}
+
+fn same_policies(ruleset: &Ruleset, applied: &[Arc<CompiledPolicy>]) -> bool {
+    ruleset.policies.len() == applied.len()
+        && ruleset.policies.iter().zip(applied).all(|(one, other)| Arc::ptr_eq(one, other))
+}
+
+fn address_of(policy: &Arc<CompiledPolicy>) -> usize {
+    Arc::as_ptr(policy) as usize
+}
+
 /// Policies where a workload can find those that apply to it without looking at all others.
 struct Candidates<'a> {
     by_namespace: Map<&'a str, InNamespace<'a>>,
-    root: &'a str,
+    settings: &'a Settings,
 }
 
 #[derive(Default)]
@@ -136,33 +214,32 @@ struct InNamespace<'a> {
 impl<'a> Candidates<'a> {
     fn new(policies: &'a [Arc<CompiledPolicy>], settings: &'a Settings) -> Self {
         let mut by_namespace: Map<&str, InNamespace<'_>> = Map::default();
-        for policy in policies.iter().filter(|policy| is_applied(&policy.spec, settings)) {
+        for policy in policies {
             let place = by_namespace.entry(policy.id().namespace.as_str()).or_default();
             match labels(policy).and_then(|labels| labels.iter().next()) {
                 Some((key, value)) => place.by_label.entry((key, value)).or_default().push(policy),
                 None => place.unselective.push(policy),
             }
         }
-        Self { by_namespace, root: &settings.root_namespace }
+        Self { by_namespace, settings }
     }
 
-    /// S-24, S-26; sorted, so that neither the order of policies nor where they were found matters.
+    /// Sorted, so that neither the order of policies nor where they were found matters.
     fn of(&self, workload: &Workload) -> Vec<Arc<CompiledPolicy>> {
-        let own = workload.id.namespace.as_str();
-        let namespaces = [Some(self.root), (own != self.root).then_some(own)];
+        let (own, root) = (workload.id.namespace.as_str(), self.settings.root_namespace.as_str());
+        let namespaces = [Some(root), (own != root).then_some(own)];
         let mut found: Vec<Arc<CompiledPolicy>> = Vec::new();
+        let mut add = |policies: &[&Arc<CompiledPolicy>]| {
+            let applied = policies.iter().filter(|policy| applies(policy, workload, self.settings));
+            found.extend(applied.map(|policy| Arc::clone(policy)));
+        };
         for place in namespaces.into_iter().flatten().filter_map(|namespace| self.by_namespace.get(namespace)) {
-            found.extend(place.unselective.iter().map(|policy| Arc::clone(policy)));
+            add(&place.unselective);
             for (key, value) in &workload.labels {
-                let selective = place.by_label.get(&(key.as_str(), value.as_str())).into_iter().flatten();
-                found.extend(
-                    selective
-                        .filter(|policy| policy.spec.scope.selects(&workload.labels))
-                        .map(|policy| Arc::clone(policy)),
-                );
+                place.by_label.get(&(key.as_str(), value.as_str())).into_iter().for_each(|selective| add(selective));
             }
         }
-        found.sort_by(|a, b| a.id().cmp(b.id()));
+        found.sort_by(|one, other| by_key(one, other));
         found
     }
 }
@@ -200,6 +277,3 @@ fn sources(workloads: &[Workload], settings: &Settings) -> (Named, Attested) {
     }
     (names, attested)
 }
-
-/// The compiled policies of a snapshot by name.
-pub(crate) type Policies = Map<Arc<PolicyId>, Arc<CompiledPolicy>>;

@@ -2,7 +2,7 @@
 
 pub(crate) mod index;
 
-use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
@@ -42,7 +42,7 @@ impl RuleAt {
 /// All policies that apply to a workload.
 #[derive(Debug)]
 pub(crate) struct Ruleset {
-    /// Sorted by namespace and name.
+    /// Sorted by their keys.
     pub(crate) policies: Vec<Arc<CompiledPolicy>>,
     pub(crate) custom: Vec<Custom>,
     pub(crate) audit: Stage,
@@ -78,7 +78,7 @@ pub(crate) enum Reach {
 pub(crate) struct Stage {
     /// How many policies: S-32 counts them, not their rules.
     pub(crate) policies: usize,
-    /// By the key of S-34.
+    /// In the order of S-34.
     pub(crate) rules: Vec<RuleAt>,
     index: Index,
 }
@@ -103,17 +103,26 @@ impl<'a> Found<'a> {
 }
 
 impl Ruleset {
+    /// Of policies that are sorted by their keys.
     pub(crate) fn new(policies: Vec<Arc<CompiledPolicy>>, settings: &Settings) -> Self {
-        let stage = |action: Action, trial: bool| {
-            Stage::new(policies.iter().filter(|one| one.spec.action == action && one.spec.trial == trial))
-        };
+        let [mut audit, mut deny, mut allow, mut trial_deny, mut trial_allow] = <[Stage; 5]>::default();
+        for policy in &policies {
+            match (policy.spec.action, policy.spec.trial) {
+                (Action::Audit, false) => audit.add(policy),
+                (Action::Deny, false) => deny.add(policy),
+                (Action::Allow, false) => allow.add(policy),
+                (Action::Deny, true) => trial_deny.add(policy),
+                (Action::Allow, true) => trial_allow.add(policy),
+                (Action::Audit, true) | (Action::Custom, _) => {}
+            }
+        }
         Self {
             custom: custom(&policies, settings),
-            audit: stage(Action::Audit, false),
-            deny: stage(Action::Deny, false),
-            allow: stage(Action::Allow, false),
-            trial_deny: stage(Action::Deny, true),
-            trial_allow: stage(Action::Allow, true),
+            audit: audit.indexed(),
+            deny: deny.indexed(),
+            allow: allow.indexed(),
+            trial_deny: trial_deny.indexed(),
+            trial_allow: trial_allow.indexed(),
             policies,
             http: OnceLock::new(),
         }
@@ -156,30 +165,48 @@ fn custom(policies: &[Arc<CompiledPolicy>], settings: &Settings) -> Vec<Custom> 
     }
     by_provider
         .into_iter()
-        .map(|((reach, provider), policies)| Custom {
-            provider: Arc::from(provider),
-            reach,
-            stage: Stage::new(policies.into_iter()),
+        .map(|((reach, provider), policies)| {
+            let mut stage = Stage::default();
+            for policy in policies {
+                stage.add(policy);
+            }
+            Custom { provider: Arc::from(provider), reach, stage: stage.indexed() }
         })
         .collect()
 }
 
+/// The order of S-34, of the policies. It is that of texts in which a bracket follows the namespace and the name: `a-b` comes before `a`.
+pub(crate) fn by_key(one: &CompiledPolicy, other: &CompiledPolicy) -> Ordering {
+    let (one, other) = (one.id(), other.id());
+    bracketed(&one.namespace, &other.namespace).then_with(|| bracketed(&one.name, &other.name))
+}
+
+fn bracketed(one: &str, other: &str) -> Ordering {
+    let length = one.len().min(other.len());
+    let rest = |text: &str| text.as_bytes().get(length).copied().unwrap_or(b']');
+    let (first, second) = (one.as_bytes().get(..length), other.as_bytes().get(..length));
+    first.cmp(&second).then_with(|| rest(one).cmp(&rest(other))).then_with(|| one.cmp(other))
+}
+
+/// The order of S-34, of the rules of one policy: by their numbers as texts with that bracket. The tenth comes before the first.
+fn in_order(rules: usize) -> Vec<usize> {
+    let mut all: Vec<usize> = (0..rules).collect();
+    if rules > 10 {
+        all.sort_by_cached_key(|index| format!("{index}]"));
+    }
+    all
+}
+
 impl Stage {
-    fn new<P: Borrow<Arc<CompiledPolicy>>>(policies: impl Iterator<Item = P>) -> Self {
-        let mut stage = Self::default();
-        let mut keyed: Vec<(String, RuleAt)> = Vec::new();
-        for policy in policies {
-            let policy = policy.borrow();
-            stage.policies += 1;
-            for index in 0..policy.rules.len() {
-                let key = format!("ns[{}]-policy[{}]-rule[{index}]", policy.id().namespace, policy.id().name);
-                keyed.push((key, RuleAt { policy: Arc::clone(policy), index }));
-            }
-        }
-        keyed.sort_by(|a, b| a.0.cmp(&b.0)); // S-34
-        stage.rules = keyed.into_iter().map(|(_, rule)| rule).collect();
-        stage.index = Index::new(&stage.rules);
-        stage
+    fn add(&mut self, policy: &Arc<CompiledPolicy>) {
+        self.policies += 1;
+        let rules = in_order(policy.rules.len()).into_iter();
+        self.rules.extend(rules.map(|index| RuleAt { policy: Arc::clone(policy), index }));
+    }
+
+    fn indexed(mut self) -> Self {
+        self.index = Index::new(&self.rules);
+        self
     }
 
     /// The rules that match, by way of the index; ends at the first certain one.

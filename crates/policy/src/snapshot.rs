@@ -5,13 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::address::canonical;
-use crate::compile::Policies;
 use crate::hash::Map;
 use crate::identity::{Peer, SpiffeId};
 use crate::matcher::Set;
 use crate::mesh::{PolicyId, Service, Settings, Workload, WorkloadId};
 use crate::mtls::{Effective, Mtls};
-use crate::ruleset::{Reach, Ruleset, Stage};
+use crate::ruleset::{CompiledPolicy, Reach, Ruleset, Stage};
 use crate::spec::Mode;
 
 /// Everything that decides connections, derived from one `Mesh`.
@@ -19,7 +18,8 @@ use crate::spec::Mode;
 pub struct Snapshot {
     pub(crate) generation: u64,
     pub(crate) settings: Arc<Settings>,
-    pub(crate) policies: Policies,
+    /// In the order of the mesh.
+    pub(crate) policies: Vec<Arc<CompiledPolicy>>,
     pub(crate) workloads: Map<WorkloadId, Arc<WorkloadState>>,
     pub(crate) names: Map<IpAddr, WorkloadId>,
     /// The addresses whose traffic carries an identity that the kernel attests.

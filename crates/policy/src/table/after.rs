@@ -11,7 +11,7 @@ use super::{ENTRIES_PER_POD_MAX, Entry, TooLarge, VerdictTable, table};
 use crate::address::canonical;
 use crate::mesh::WorkloadId;
 use crate::ruleset::index::bound_ports;
-use crate::ruleset::{CompiledPolicy, Ruleset};
+use crate::ruleset::{CompiledPolicy, Ruleset, by_key};
 use crate::snapshot::Snapshot;
 use crate::spec::Action;
 
@@ -70,14 +70,14 @@ pub fn differing_ports(earlier: &Snapshot, snapshot: &Snapshot, destination: &Wo
 fn differing<'a>(then: &'a Ruleset, now: &'a Ruleset) -> Vec<&'a CompiledPolicy> {
     let mut found: Vec<&CompiledPolicy> = Vec::new();
     let (mut old, mut new) = (then.policies.iter().peekable(), now.policies.iter().peekable());
-    // Both are sorted by namespace and name.
+    // Both are sorted by their keys.
     while let (Some(one), Some(other)) = (old.peek(), new.peek()) {
         if Arc::ptr_eq(one, other) {
             old.next();
             new.next();
             continue;
         }
-        let order = one.id().cmp(other.id());
+        let order = by_key(one, other);
         let pair = [old.next_if(|_| order.is_le()), new.next_if(|_| order.is_ge())];
         found.extend(pair.into_iter().flatten().map(AsRef::as_ref));
     }
