@@ -20,6 +20,7 @@ use anyhow::{Context, Result, anyhow};
 use api::{Change, Object, Objects, Write};
 use apiserver::{Server, Settings};
 use arc_swap::ArcSwap;
+use control::status::Statuses;
 use control::translate::{Aliases, Translator};
 use dataplane::{Dataplane, NodeNet};
 use futures_util::future::join_all;
@@ -136,6 +137,7 @@ impl Mesh {
             revision: 0,
             pending: meaning::Meaning::EVERYTHING,
             forgets: None,
+            statuses: Statuses::default(),
             said: None,
         };
         tasks.spawn(drive_until(driver, ending.clone()));

@@ -3,15 +3,17 @@
 //! The only arrow back from enforcement, and it is an object write. It converges: where nothing changed, nothing is written.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use api::{Key, Object, Objects, Write};
 use policy::finding::{Code, Finding};
+use policy::mesh::{Service, Settings};
 use policy::port::{Carries, class_of};
 use policy::spec::{Action, Attribute, AuthorizationPolicy, PeerAuthentication, Scope};
 use policy::{Labels, Mesh, Profile, Workload, WorkloadId, carries};
 use serde_json::{Value, json};
 
-use crate::translate::{Read, Translator};
+use crate::translate::{AUTHORIZATION_POLICIES, PEER_AUTHENTICATIONS, Read, SECURITY_GROUP, Translator};
 
 /// The longest error that is repeated in a status.
 const ERROR_LENGTH_MAX: usize = 200;
@@ -43,34 +45,121 @@ struct Condition {
     message: String,
 }
 
-/// The writes that bring the status of every policy up to date. `mesh` is what `translator` made of the same objects; `now` is
-/// RFC 3339 in UTC.
-pub fn reconcile_status(
-    objects: &Objects,
-    translator: &Translator,
-    mesh: &Mesh,
-    report: &Report,
-    now: &str,
-) -> Vec<Write> {
-    let mut counts = Counts { mesh, report, known: HashMap::new() };
-    let mut writes = Vec::new();
-    for read in translator.authorization_policies() {
-        writes.extend(status_of(objects, &read, now, |policy, findings| authorization(policy, findings, &mut counts)));
-    }
-    for read in translator.peer_authentications() {
-        writes.extend(status_of(objects, &read, now, |policy, findings| authentication(policy, findings, &mut counts)));
-    }
-    writes
+/// Writes statuses. Remembers which policies have the one that is due, so that only what has changed is looked at.
+#[derive(Debug, Default)]
+pub struct Statuses {
+    world: World,
+    /// The policies that need no write in that world, in the order of their keys; of each kind.
+    settled: [Vec<Arc<Object>>; 2],
 }
 
-/// The write for one policy; none if its status says so already, or if it is gone by now.
+/// What statuses depend on beside their policies.
+#[derive(Debug, Default, PartialEq)]
+struct World {
+    settings: Settings,
+    services: Vec<Service>,
+    workloads: Vec<Workload>,
+    standing: Vec<Standing>,
+}
+
+/// How a workload of the mesh stands.
+#[derive(Debug, PartialEq)]
+enum Standing {
+    Enforces,
+    Pending,
+    Failed(String),
+}
+
+impl Report {
+    fn standing(&self, workload: &WorkloadId) -> Standing {
+        match self.workloads.get(workload) {
+            Some(Progress::Enforces(at)) if *at >= self.generation => Standing::Enforces,
+            Some(Progress::Failed(error)) => Standing::Failed(error.clone()),
+            Some(Progress::Enforces(_)) | None => Standing::Pending,
+        }
+    }
+}
+
+impl Statuses {
+    /// The writes that bring the status of every policy up to date. `mesh` is what `translator` made of the same objects; `now` is
+    /// RFC 3339 in UTC.
+    pub fn reconcile(
+        &mut self,
+        objects: &Objects,
+        translator: &Translator,
+        mesh: &Mesh,
+        report: &Report,
+        now: &str,
+    ) -> Vec<Write> {
+        let standing = mesh.workloads.iter().map(|workload| report.standing(&workload.id)).collect();
+        let is_like = mesh.settings == self.world.settings
+            && mesh.services == self.world.services
+            && mesh.workloads == self.world.workloads
+            && self.world.standing == standing;
+        if !is_like {
+            let (settings, services) = (mesh.settings.clone(), mesh.services.clone());
+            self.world = World { settings, services, workloads: mesh.workloads.clone(), standing };
+            self.settled = Default::default();
+        }
+        let mut counts = Counts { mesh, standing: &self.world.standing, known: HashMap::new() };
+        let mut writes = Vec::new();
+        let [authorizations, authentications] = &mut self.settled;
+        let reads = translator.authorization_policies();
+        settle(authorizations, reads, (objects, AUTHORIZATION_POLICIES), |read, object| {
+            let write = status_of(object, read, now, |policy, findings| authorization(policy, findings, &mut counts));
+            write.map(|write| writes.push(write)).is_none()
+        });
+        let reads = translator.peer_authentications();
+        settle(authentications, reads, (objects, PEER_AUTHENTICATIONS), |read, object| {
+            let write = status_of(object, read, now, |policy, findings| authentication(policy, findings, &mut counts));
+            write.map(|write| writes.push(write)).is_none()
+        });
+        writes
+    }
+}
+
+/// Looks at the policies of one kind that were not settled before; those are settled from now on of which it is said that nothing is to
+/// be written.
+fn settle<'t, T: 't>(
+    settled: &mut Vec<Arc<Object>>,
+    reads: impl Iterator<Item = Read<'t, T>>,
+    (objects, plural): (&Objects, &str),
+    mut is_settled: impl FnMut(&Read<'t, T>, &Object) -> bool,
+) {
+    let key = |object: &Object| {
+        Key::namespaced(SECURITY_GROUP, plural, object.namespace().unwrap_or_default(), object.name())
+    };
+    let mut before = std::mem::take(settled).into_iter().peekable();
+    let mut objects = objects.list(SECURITY_GROUP, plural).peekable();
+    // All three are in the order of their keys; nearly always the next one is the one that is looked for.
+    for read in reads {
+        if objects.peek().is_none_or(|object| !Arc::ptr_eq(object, read.object)) {
+            while objects.next_if(|object| key(object) < *read.key).is_some() {}
+        }
+        let is_it = |object: &&Arc<Object>| Arc::ptr_eq(object, read.object) || key(object) == *read.key;
+        // It may be gone by now.
+        let Some(object) = objects.next_if(is_it) else { continue };
+        if before.peek().is_none_or(|known| !Arc::ptr_eq(known, object)) {
+            while before.next_if(|known| key(known) < *read.key).is_some() {}
+        }
+        let was_settled = before.next_if(|known| Arc::ptr_eq(known, object)).is_some();
+        // What was read since it was written last is looked at once more when it has been.
+        if was_settled || is_settled(&read, object) && Arc::ptr_eq(object, read.object) {
+            settled.push(Arc::clone(object));
+        }
+    }
+}
+
+/// The write for one policy; none if its status says so already.
 fn status_of<'t, T>(
-    objects: &Objects,
+    object: &Object,
     read: &Read<'t, T>,
     now: &str,
     enforced: impl FnOnce(&'t T, &[Finding]) -> Condition,
 ) -> Option<Write> {
-    let object = objects.get(read.key).filter(|object| !object.is_deleting())?;
+    if object.is_deleting() {
+        return None;
+    }
     let accepted = accepted(read.findings);
     let enforced = match read.policy {
         Some(policy) if accepted.holds => enforced(policy, read.findings),
@@ -82,13 +171,14 @@ fn status_of<'t, T>(
 /// How many of the workloads that a policy selects enforce it: the same for all that select alike.
 struct Counts<'m> {
     mesh: &'m Mesh,
-    report: &'m Report,
+    /// Of the mesh's workloads, in their order.
+    standing: &'m [Standing],
     known: HashMap<(&'m str, Option<&'m Labels>), Condition>,
 }
 
 impl<'m> Counts<'m> {
     fn of(&mut self, namespace: &'m str, selector: Option<&'m Labels>) -> Condition {
-        let count = || counted(namespace, selector, self.mesh, self.report);
+        let count = || counted(namespace, selector, self.mesh, self.standing);
         self.known.entry((namespace, selector)).or_insert_with(count).clone()
     }
 }
@@ -190,19 +280,16 @@ fn reads_server_name(policy: &AuthorizationPolicy) -> bool {
 }
 
 /// How many of the selected workloads enforce the present generation.
-fn counted(namespace: &str, selector: Option<&Labels>, mesh: &Mesh, report: &Report) -> Condition {
-    let selected: Vec<&Workload> =
-        mesh.workloads.iter().filter(|workload| selects(namespace, selector, workload, mesh)).collect();
-    let members: Vec<&Workload> = selected.iter().copied().filter(|workload| workload.in_mesh).collect();
+fn counted(namespace: &str, selector: Option<&Labels>, mesh: &Mesh, standing: &[Standing]) -> Condition {
+    let all = mesh.workloads.iter().zip(standing);
+    let selected: Vec<_> = all.filter(|(workload, _)| selects(namespace, selector, workload, mesh)).collect();
+    let members: Vec<_> = selected.iter().filter(|(workload, _)| workload.in_mesh).collect();
     let outside = selected.len() - members.len();
-    let enforcing = members
-        .iter()
-        .filter(|workload| matches!(report.workloads.get(&workload.id), Some(Progress::Enforces(at)) if *at >= report.generation))
-        .count();
+    let enforcing = members.iter().filter(|(_, standing)| **standing == Standing::Enforces).count();
     let count = format!("{enforcing}/{} proxies", members.len());
-    let failed = members.iter().find_map(|workload| match report.workloads.get(&workload.id) {
-        Some(Progress::Failed(error)) => Some(format!("{}: {error}", workload.id)),
-        _ => None,
+    let failed = members.iter().find_map(|(workload, standing)| match standing {
+        Standing::Failed(error) => Some(format!("{}: {error}", workload.id)),
+        Standing::Enforces | Standing::Pending => None,
     });
     if let Some(mut error) = failed {
         error.truncate(error.floor_char_boundary(ERROR_LENGTH_MAX));

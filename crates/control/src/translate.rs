@@ -65,6 +65,8 @@ struct Cached<T> {
 pub struct Read<'t, T> {
     /// Where it is stored.
     pub key: &'t Key,
+    /// What it was read from.
+    pub object: &'t Arc<Object>,
     /// What it says; none if it cannot be read.
     pub policy: Option<&'t T>,
     /// What parsing found.
@@ -73,7 +75,7 @@ pub struct Read<'t, T> {
 
 impl<T> Cached<T> {
     fn read(&self) -> Read<'_, T> {
-        Read { key: &self.key, policy: self.value.as_deref(), findings: &self.findings }
+        Read { key: &self.key, object: &self.object, policy: self.value.as_deref(), findings: &self.findings }
     }
 }
 

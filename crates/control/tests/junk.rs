@@ -7,7 +7,7 @@ mod fixture;
 use api::admission::{Admission, Operation};
 use control::admission::Gate;
 use control::inject::{Options, Owner, inject_manifest, inject_pod, is_injected, wish};
-use control::status::{Report, reconcile_status};
+use control::status::{Report, Statuses};
 use control::translate::Translator;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof};
 use proptest::{prop_assert, proptest};
@@ -97,7 +97,7 @@ proptest! {
         put(&mut objects, broken.clone());
         let mut translator = Translator::default();
         let mesh = translator.mesh(&objects);
-        reconcile_status(&objects, &translator, &mesh, &Report::default(), "2026-01-01T00:00:00Z");
+        Statuses::default().reconcile(&objects, &translator, &mesh, &Report::default(), "2026-01-01T00:00:00Z");
         policy::compile(&mesh, 1, None);
 
         let mut pod = broken.value().clone();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use api::{Change, Event, Object, Objects, Write};
 use control::lines::{connections, proxy_log, tap_line, whole};
-use control::status::{Progress, Report, reconcile_status};
+use control::status::{Progress, Report, Statuses};
 use control::translate::Translator;
 use policy::{Connection, Record, WorkloadId};
 use serde_json::Value;
@@ -32,7 +32,7 @@ fn everyone(generation: u64) -> Report {
 fn reconcile(objects: &Objects, report: &Report, now: &str) -> Vec<Write> {
     let mut translator = Translator::default();
     let mesh = translator.mesh(objects);
-    reconcile_status(objects, &translator, &mesh, report, now)
+    Statuses::default().reconcile(objects, &translator, &mesh, report, now)
 }
 
 /// Puts what was written into the objects, as the store would.
@@ -301,4 +301,59 @@ fn records_read_as_lines() {
         "{} differs; UPDATE_EXPECT=1, then look",
         path.display()
     );
+}
+
+#[test]
+fn what_is_remembered_changes_no_write() {
+    let (mut statuses, mut translator) = (Statuses::default(), Translator::default());
+    let mut objects = mesh();
+    let policy = |name: &str, namespace: &str, spec: &str| object(&written(name, namespace, spec));
+    for (name, namespace) in [("b", "foo"), ("d", "foo"), ("a", "istio-system"), ("c", "bar")] {
+        put(&mut objects, policy(name, namespace, "{rules: [{}]}"));
+    }
+    put(
+        &mut objects,
+        object("{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: p, namespace: foo}}"),
+    );
+    let lagging = report(7, &[("sleep-1", Progress::Enforces(7)), ("web-1", Progress::Enforces(6))]);
+    let failed = report(7, &[("web-1", Progress::Failed("no such table".to_owned()))]);
+    let reports = [everyone(7), lagging, failed, everyone(8), everyone(9)];
+    let mut written = 0;
+    for step in 0..12 {
+        match step {
+            2 => {
+                let mut tampered = objects
+                    .find("security.istio.io", "authorizationpolicies", Some("foo"), "d")
+                    .unwrap()
+                    .as_ref()
+                    .clone();
+                tampered.set("/status/conditions", Value::Array(Vec::new()));
+                put(&mut objects, tampered);
+            }
+            4 => put(&mut objects, policy("d", "foo", "{action: AUDIT, rules: [{}]}")),
+            6 => {
+                let gone = policy("b", "foo", "{}");
+                let old = Arc::clone(objects.get(&key(&gone)).unwrap());
+                let revision = objects.revision() + 1;
+                objects.apply(&Event { revision, key: key(&gone), change: Change::Deleted { old } });
+                put(&mut objects, policy("c", "foo", "{rules: [{}]}"));
+            }
+            8 => {
+                let mut pod = objects.find("", "pods", Some("foo"), "web-1").unwrap().as_ref().clone();
+                pod.set("/metadata/labels/app", "other");
+                put(&mut objects, pod);
+                put(&mut objects, policy("e", "foo", "{selector: {matchLabels: {app: other}}, rules: [{}]}"));
+            }
+            _ => {}
+        }
+        let report = &reports[step * reports.len() / 12];
+        let mesh = translator.mesh(&objects);
+        let writes = statuses.reconcile(&objects, &translator, &mesh, report, NOW);
+        let anew = reconcile(&objects, report, NOW);
+        assert_eq!(format!("{writes:?}"), format!("{anew:?}"), "step {step}");
+        commit(&mut objects, &writes);
+        written += writes.len();
+        assert!(reconcile(&objects, report, NOW).is_empty(), "step {step}: it converges");
+    }
+    assert!(written > 15, "{written}");
 }

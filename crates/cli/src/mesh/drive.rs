@@ -13,7 +13,7 @@ use anyhow::{Result, anyhow};
 use api::{Change, Event, Key, Objects, Write};
 use apiserver::{Feed, Server};
 use arc_swap::ArcSwap;
-use control::status::Report;
+use control::status::{Report, Statuses};
 use control::translate::Translator;
 use dataplane::Dataplane;
 use futures_util::future::join_all;
@@ -57,6 +57,7 @@ pub(super) struct Driver {
     pub(super) pending: Meaning,
     /// When events are to be looked at that may be over; never, as long as there are none.
     pub(super) forgets: Option<Instant>,
+    pub(super) statuses: Statuses,
     /// The mesh that was enforced last, and what became of it.
     pub(super) said: Option<(Mesh, Report)>,
 }
@@ -163,7 +164,7 @@ impl Driver {
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let writes = {
             let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
-            control::status::reconcile_status(&objects, &self.translator, mesh, report, &now)
+            self.statuses.reconcile(&objects, &self.translator, mesh, report, &now)
         };
         if writes.is_empty() {
             return Ok(());
