@@ -285,10 +285,17 @@ fn left_out(written: &Match, check: Option<&Check>) -> Option<LeftOut> {
 /// The ALLOW rule with the fewest failed comparisons; an effective one before one that can never match.
 fn nearest(looked_at: &[LookedAt<'_>], view: &View<'_>) -> Option<NearestMiss> {
     let allow = looked_at.iter().filter(|(stage, _, _)| *stage == StageName::Allow).map(|(_, at, _)| *at);
-    allow
-        .filter_map(|at| Some((shortfall(at, view)?, at)))
-        .min_by_key(|(short, _)| *short)
-        .and_then(|(_, at)| miss(at, view))
+    let mut best: Option<(usize, &RuleAt)> = None;
+    for (short, at) in allow.filter_map(|at| Some((shortfall(at, view)?, at))) {
+        if best.is_none_or(|(least, _)| short < least) {
+            best = Some((short, at));
+        }
+        if short == 1 {
+            // None is nearer.
+            break;
+        }
+    }
+    best.and_then(|(_, at)| miss(at, view))
 }
 
 /// The comparisons of a rule that failed. Of sources and operations one must match, of conditions all.
