@@ -6,7 +6,7 @@ mod alias;
 pub(crate) mod rule;
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -155,10 +155,10 @@ impl<'a> Rulesets<'a> {
         }
         let candidates = self.candidates.get_or_init(|| Candidates::new(self.policies, self.settings));
         let applied = candidates.of(workload);
-        match old.filter(|old| same_policies(&old.ruleset, &applied)) {
-            Some(old) => Arc::clone(&old.ruleset),
-            None => self.shared(applied.iter().map(address_of).collect(), || applied),
+        if let Some(old) = old.filter(|old| same_policies(&old.ruleset, &applied)) {
+            return Arc::clone(&old.ruleset);
         }
+        self.shared(applied.iter().map(address_of).collect(), || Ruleset::new(&applied, self.settings))
     }
 
     /// Of a workload that is as it was: what applied to it, but for what has changed.
@@ -171,21 +171,12 @@ impl<'a> Rulesets<'a> {
         }
         let known = [Arc::as_ptr(old) as usize, gone.len()];
         let key = known.into_iter().chain(gone.iter().chain(&come).map(|policy| address_of(policy))).collect();
-        self.shared(key, || {
-            let gone: HashSet<usize> = gone.into_iter().map(address_of).collect();
-            let stays = |policy: &&Arc<CompiledPolicy>| gone.is_empty() || !gone.contains(&address_of(policy));
-            let mut applied: Vec<_> = old.policies.iter().filter(stays).map(Arc::clone).collect();
-            applied.extend(come.into_iter().map(Arc::clone));
-            // All but a few are in their places.
-            applied.sort_by(|one, other| by_key(one, other));
-            applied
-        })
+        self.shared(key, || old.after(&gone, &come, self.settings))
     }
 
-    /// The ruleset that is known by these addresses, made of these policies if it is not there yet.
-    fn shared(&self, key: Vec<usize>, applied: impl FnOnce() -> Vec<Arc<CompiledPolicy>>) -> Arc<Ruleset> {
-        let mut made = self.made.borrow_mut();
-        Arc::clone(made.entry(key).or_insert_with(|| Arc::new(Ruleset::new(applied(), self.settings))))
+    /// The ruleset that is known by these addresses, made if it is not there yet.
+    fn shared(&self, key: Vec<usize>, make: impl FnOnce() -> Ruleset) -> Arc<Ruleset> {
+        Arc::clone(self.made.borrow_mut().entry(key).or_insert_with(|| Arc::new(make())))
     }
 }
 

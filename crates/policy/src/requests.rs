@@ -142,7 +142,7 @@ impl Ruleset {
                     Arc::clone(policy)
                 }
             });
-            Some(Arc::new(Self::new(policies.collect(), &settings)))
+            Some(Arc::new(Self::new(&policies.collect::<Vec<_>>(), &settings)))
         });
         made.clone()
     }

@@ -1,12 +1,14 @@
 //! What applies to one workload: its policies by stage, in the order in which a deciding rule is reported, indexed by port.
 
 pub(crate) mod index;
+mod splice;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use self::index::Index;
+use self::splice::Sorted;
 use crate::compile::rule::{CompiledEntry, CompiledRule, Effect};
 use crate::matcher::{Set, Truth, View};
 use crate::mesh::{PolicyId, ProviderKind, Settings};
@@ -40,7 +42,7 @@ impl RuleAt {
 }
 
 /// All policies that apply to a workload.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Ruleset {
     /// Sorted by their keys.
     pub(crate) policies: Vec<Arc<CompiledPolicy>>,
@@ -55,7 +57,7 @@ pub(crate) struct Ruleset {
 }
 
 /// The CUSTOM policies of one provider (S-74), or of all that cannot be asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Custom {
     /// Empty for those that cannot be asked.
     pub(crate) provider: Arc<str>,
@@ -74,7 +76,7 @@ pub(crate) enum Reach {
 }
 
 /// The rules of all policies of one action.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Stage {
     /// How many policies: S-32 counts them, not their rules.
     pub(crate) policies: usize,
@@ -103,26 +105,31 @@ impl<'a> Found<'a> {
 }
 
 impl Ruleset {
-    /// Of policies that are sorted by their keys.
-    pub(crate) fn new(policies: Vec<Arc<CompiledPolicy>>, settings: &Settings) -> Self {
-        let [mut audit, mut deny, mut allow, mut trial_deny, mut trial_allow] = <[Stage; 5]>::default();
-        for policy in &policies {
-            match (policy.spec.action, policy.spec.trial) {
-                (Action::Audit, false) => audit.add(policy),
-                (Action::Deny, false) => deny.add(policy),
-                (Action::Allow, false) => allow.add(policy),
-                (Action::Deny, true) => trial_deny.add(policy),
-                (Action::Allow, true) => trial_allow.add(policy),
-                (Action::Audit, true) | (Action::Custom, _) => {}
-            }
-        }
+    pub(crate) fn new(policies: &[Arc<CompiledPolicy>], settings: &Settings) -> Self {
+        Self::default().after(&[], &policies.iter().collect::<Vec<_>>(), settings)
+    }
+
+    /// This one without the policies that are `gone`, and with those that `come`.
+    pub(crate) fn after(
+        &self,
+        gone: &[&Arc<CompiledPolicy>],
+        come: &[&Arc<CompiledPolicy>],
+        settings: &Settings,
+    ) -> Self {
+        let stage = |before: &Stage, action: Action, trial: bool| {
+            let [gone, come] = [gone, come].map(|policies| of_kind(policies, action, trial));
+            before.after(&gone, &come)
+        };
+        let policies = Sorted { items: &self.policies, policy: |policy| policy };
+        let policies = policies.spliced(gone, come, |policy| vec![Arc::clone(policy)]).items;
+        let same_custom = gone.iter().chain(come).all(|policy| policy.spec.action != Action::Custom);
         Self {
-            custom: custom(&policies, settings),
-            audit: audit.indexed(),
-            deny: deny.indexed(),
-            allow: allow.indexed(),
-            trial_deny: trial_deny.indexed(),
-            trial_allow: trial_allow.indexed(),
+            custom: if same_custom { self.custom.clone() } else { custom(&policies, settings) },
+            audit: stage(&self.audit, Action::Audit, false),
+            deny: stage(&self.deny, Action::Deny, false),
+            allow: stage(&self.allow, Action::Allow, false),
+            trial_deny: stage(&self.trial_deny, Action::Deny, true),
+            trial_allow: stage(&self.trial_allow, Action::Allow, true),
             policies,
             http: OnceLock::new(),
         }
@@ -165,12 +172,10 @@ fn custom(policies: &[Arc<CompiledPolicy>], settings: &Settings) -> Vec<Custom> 
     }
     by_provider
         .into_iter()
-        .map(|((reach, provider), policies)| {
-            let mut stage = Stage::default();
-            for policy in policies {
-                stage.add(policy);
-            }
-            Custom { provider: Arc::from(provider), reach, stage: stage.indexed() }
+        .map(|((reach, provider), policies)| Custom {
+            provider: Arc::from(provider),
+            reach,
+            stage: Stage::default().after(&[], &policies),
         })
         .collect()
 }
@@ -197,16 +202,26 @@ fn in_order(rules: usize) -> Vec<usize> {
     all
 }
 
-impl Stage {
-    fn add(&mut self, policy: &Arc<CompiledPolicy>) {
-        self.policies += 1;
-        let rules = in_order(policy.rules.len()).into_iter();
-        self.rules.extend(rules.map(|index| RuleAt { policy: Arc::clone(policy), index }));
-    }
+fn of_kind<'p>(policies: &[&'p Arc<CompiledPolicy>], action: Action, trial: bool) -> Vec<&'p Arc<CompiledPolicy>> {
+    policies.iter().filter(|policy| policy.spec.action == action && policy.spec.trial == trial).copied().collect()
+}
 
-    fn indexed(mut self) -> Self {
-        self.index = Index::new(&self.rules);
-        self
+/// The rules of a policy in their order.
+fn rules_of(policy: &Arc<CompiledPolicy>) -> Vec<RuleAt> {
+    let rule = |index| RuleAt { policy: Arc::clone(policy), index };
+    in_order(policy.rules.len()).into_iter().map(rule).collect()
+}
+
+impl Stage {
+    /// This one without the policies that are `gone`, and with those that `come`.
+    fn after(&self, gone: &[&Arc<CompiledPolicy>], come: &[&Arc<CompiledPolicy>]) -> Self {
+        if gone.is_empty() && come.is_empty() {
+            return self.clone();
+        }
+        let rules = Sorted { items: &self.rules, policy: |rule| &rule.policy }.spliced(gone, come, rules_of);
+        let new = rules.new.iter().filter_map(|place| Some((*place, rules.items.get(*place)?.rule()?)));
+        let index = self.index.after(&rules.places, &new.collect::<Vec<_>>());
+        Self { policies: self.policies + come.len() - gone.len(), rules: rules.items, index }
     }
 
     /// The rules that match, by way of the index; ends at the first certain one.

@@ -365,7 +365,13 @@ fn a_table_made_from_the_one_before_has_the_verdicts_of_one_made_anew() {
             let after = policy::compile(&mesh, before.generation() + 1, Some(&before));
             let differing = differing_ports(&before, &after, &id);
             let next = table_after(&after, &id, address, (&before, &made)).unwrap();
-            let anew = table(&after, &id, address).unwrap();
+            let fresh = policy::compile(&mesh, after.generation(), None);
+            let anew = table(&fresh, &id, address).unwrap();
+            for _ in 0..8 {
+                let connection = generate::connection(&mut random, &world);
+                let [one, other] = [&after, &fresh].map(|snapshot| format!("{:?}", snapshot.decide(&id, &connection)));
+                assert_eq!(one, other, "seed {seed} step {step}: {connection:?}");
+            }
             reckoning.update(&mesh);
             let (workload, at_most) = (&mesh.workloads[0], entries_at_most(&mesh, &mesh.workloads[0]));
             assert_eq!(reckoning.entries_at_most(&mesh, workload), at_most, "seed {seed} step {step}");

@@ -1,7 +1,6 @@
 //! Which rules of a stage are worth looking at: by port, and by a coarse word on the source that lies beside the position, so that most
 //! rules are passed over without touching their memory. The index only ever leaves out rules that cannot match.
 
-use super::RuleAt;
 use crate::address::Address;
 use crate::compile::rule::{CompiledEntry, CompiledRule};
 use crate::matcher::{Names, Set, View};
@@ -10,9 +9,11 @@ use crate::matcher::{Names, Set, View};
 const INDEXED_PORTS_MAX: usize = 64;
 
 /// Positions of rules, ascending for each port.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Index {
     ports: Ports,
+    /// The same, ascending.
+    at_port: Vec<AtPort>,
     by_port: Vec<Candidate>,
     /// The rules that are not bound to a few ports.
     any_port: Vec<Candidate>,
@@ -37,29 +38,38 @@ struct Coarse {
 }
 
 impl Index {
-    /// Of all rules of a stage, in their order.
-    pub(super) fn new(rules: &[RuleAt]) -> Self {
-        let mut index = Self::default();
-        let mut bound: Vec<(u16, Candidate)> = Vec::new();
-        for (position, at) in (0_u32..).zip(rules) {
-            let Some(rule) = at.rule().filter(|rule| rule.can_match()) else { continue };
+    /// Of rules that are elsewhere now, if they still are, and of new ones at their places.
+    pub(super) fn after(&self, places: &[Option<usize>], new: &[(usize, &CompiledRule)]) -> Self {
+        let moved = |candidate: &Candidate| {
+            let place = places.get(candidate.position as usize).copied().flatten()?;
+            Some(Candidate { position: u32::try_from(place).ok()?, ..*candidate })
+        };
+        let mut any_port: Vec<Candidate> = self.any_port.iter().filter_map(moved).collect();
+        let mut bound: Vec<(u16, Candidate)> = Vec::with_capacity(self.by_port.len());
+        for at in &self.at_port {
+            let candidates = self.by_port.get(at.start as usize..at.end as usize).unwrap_or_default();
+            bound.extend(candidates.iter().filter_map(|candidate| Some((at.port, moved(candidate)?))));
+        }
+        for (place, rule) in new.iter().filter(|(_, rule)| rule.can_match()) {
+            let Ok(position) = u32::try_from(*place) else { continue };
             let candidate = Candidate::new(position, rule);
             match few_ports(rule) {
                 Some(ports) => bound.extend(ports.into_iter().map(|port| (port, candidate))),
-                None => index.any_port.push(candidate),
+                None => any_port.push(candidate),
             }
         }
+        // What was there is sorted, and so is mostly what is new.
+        any_port.sort_by_key(|candidate| candidate.position);
         bound.sort_by_key(|(port, candidate)| (*port, candidate.position));
         let mut at_port: Vec<AtPort> = Vec::new();
-        for (end, (port, candidate)) in (1_u32..).zip(bound) {
-            index.by_port.push(candidate);
+        for (end, (port, _)) in (1_u32..).zip(&bound) {
             match at_port.last_mut() {
-                Some(last) if last.port == port => last.end = end,
-                _ => at_port.push(AtPort { port, start: end - 1, end }),
+                Some(last) if last.port == *port => last.end = end,
+                _ => at_port.push(AtPort { port: *port, start: end - 1, end }),
             }
         }
-        index.ports = Ports::new(&at_port);
-        index
+        let by_port = bound.into_iter().map(|(_, candidate)| candidate).collect();
+        Self { ports: Ports::new(&at_port), at_port, by_port, any_port }
     }
 
     /// Can any rule match on this port.
@@ -103,7 +113,7 @@ struct AtPort {
 }
 
 /// The ports that some rule is bound to: a table at most half full, walked from where the port's hash points to until a free place.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Ports {
     // INVARIANT: its length is a power of two, or it is empty; a place with `end == 0` is free, and one always is.
     places: Vec<AtPort>,
