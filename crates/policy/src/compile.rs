@@ -65,35 +65,43 @@ struct Change {
     come: Vec<Arc<CompiledPolicy>>,
 }
 
-/// Every policy, compiled, in the order of the mesh. None is compiled again that follows those before it as it did in the snapshot
-/// before: in meshes that are sorted by name, as those of a store are, only what has changed.
+/// Every policy, compiled, in the order of the mesh. None is compiled again that follows the one before it as it did in the snapshot
+/// before, or whose name does: where one policy of many has changed, that one alone is.
 fn compile_policies(
     policies: &[Arc<AuthorizationPolicy>],
     settings: &Settings,
     before: Option<&Snapshot>,
 ) -> (Vec<Arc<CompiledPolicy>>, Option<Change>) {
     let mut change = Change::default();
-    let mut old = before.map_or(&[][..], |before| before.policies.as_slice()).iter().peekable();
+    let mut left = before.map_or(&[][..], |before| before.policies.as_slice());
     let mut all = Vec::with_capacity(policies.len());
     for spec in policies {
-        if let Some(same) = old.next_if(|old| Arc::ptr_eq(&old.spec, spec)) {
-            all.push(Arc::clone(same));
-            continue;
-        }
-        while let Some(gone) = old.next_if(|old| old.spec.id < spec.id) {
-            change.gone.push(Arc::clone(gone));
-        }
-        match old.next_if(|old| old.spec.id == spec.id) {
-            Some(same) if same.spec == *spec => all.push(Arc::clone(same)),
+        let same = |old: &Arc<CompiledPolicy>| Arc::ptr_eq(&old.spec, spec);
+        // The next one, or the one after it if that is gone; in an order by name, the next that is not before this one.
+        let skipped = match left.iter().take(2).position(same) {
+            Some(skipped) => skipped,
+            None => left.iter().take_while(|old| old.spec.id < spec.id).count(),
+        };
+        let (gone, rest) = left.split_at(skipped);
+        change.gone.extend_from_slice(gone);
+        left = rest;
+        match left.split_first().filter(|(old, _)| same(old) || old.spec.id == spec.id) {
+            Some((old, rest)) if same(old) || old.spec == *spec => {
+                all.push(Arc::clone(old));
+                left = rest;
+            }
             other => {
-                change.gone.extend(other.map(Arc::clone));
+                if let Some((old, rest)) = other {
+                    change.gone.push(Arc::clone(old));
+                    left = rest;
+                }
                 let new = Arc::new(compile_policy(spec, settings));
                 change.come.push(Arc::clone(&new));
                 all.push(new);
             }
         }
     }
-    change.gone.extend(old.map(Arc::clone));
+    change.gone.extend_from_slice(left);
     (all, before.map(|_| change))
 }
 
