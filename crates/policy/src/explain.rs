@@ -149,14 +149,14 @@ impl Snapshot {
         self.explain_seen(destination, connection, Seen::Syn)
     }
 
-    /// Decides what the kernel path enforces at the first SYN, as plain data. Rules are looked at one by one only where a
-    /// nearest miss is to be told: what it costs to tell that a connection was let in does not grow with their number.
+    /// Decides what the kernel path enforces at the first SYN, as plain data. Rules are looked at one by one only where there is no
+    /// rule that fails in one comparison alone: what it costs to tell of a connection hardly grows with their number.
     pub fn outcome_as_tcp(&self, destination: &WorkloadId, connection: &Connection) -> Outcome {
         let decision = self.decide_at_syn(destination, connection);
         let missed = self.workloads.get(destination).filter(|_| decision.reason == Reason::AllowNoMatch);
         let nearest = missed.and_then(|state| {
-            let (_, looked_at, view) = self.trace(state, connection, Seen::Syn);
-            nearest(&looked_at, &view)
+            let judge = Judge { settings: &self.settings, generation: self.generation, seen: Seen::Syn, connection };
+            nearest(&state.ruleset.allow, &judge.view_at(state))
         });
         Outcome::of(&decision, nearest)
     }
@@ -171,7 +171,8 @@ impl Snapshot {
 
     pub(crate) fn explain_state(&self, state: &WorkloadState, connection: &Connection, seen: Seen) -> Explanation {
         let (decision, looked_at, view) = self.trace(state, connection, seen);
-        let nearest = if decision.reason == Reason::AllowNoMatch { nearest(&looked_at, &view) } else { None };
+        let is_missed = decision.reason == Reason::AllowNoMatch;
+        let nearest = is_missed.then(|| nearest(&state.ruleset.allow, &view)).flatten();
         let rules = looked_at.iter().map(|(stage, at, truth)| rule_trace(*stage, at, *truth, &view)).collect();
         Explanation { decision, rules, nearest }
     }
@@ -282,20 +283,14 @@ fn left_out(written: &Match, check: Option<&Check>) -> Option<LeftOut> {
     }
 }
 
-/// The ALLOW rule with the fewest failed comparisons; an effective one before one that can never match.
-fn nearest(looked_at: &[LookedAt<'_>], view: &View<'_>) -> Option<NearestMiss> {
-    let allow = looked_at.iter().filter(|(stage, _, _)| *stage == StageName::Allow).map(|(_, at, _)| *at);
-    let mut best: Option<(usize, &RuleAt)> = None;
-    for (short, at) in allow.filter_map(|at| Some((shortfall(at, view)?, at))) {
-        if best.is_none_or(|(least, _)| short < least) {
-            best = Some((short, at));
-        }
-        if short == 1 {
-            // None is nearer.
-            break;
-        }
-    }
-    best.and_then(|(_, at)| miss(at, view))
+/// The ALLOW rule with the fewest failed comparisons, of several the first; an effective one before one that can never match.
+fn nearest(allow: &Stage, view: &View<'_>) -> Option<NearestMiss> {
+    // None is nearer than one, and mostly there is one.
+    let found = allow.near(view).find(|at| shortfall(at, view) == Some(1)).or_else(|| {
+        let all = allow.rules.iter().filter_map(|at| Some((shortfall(at, view)?, at)));
+        all.min_by_key(|(short, _)| *short).map(|(_, at)| at)
+    });
+    found.and_then(|at| miss(at, view))
 }
 
 /// The comparisons of a rule that failed. Of sources and operations one must match, of conditions all.

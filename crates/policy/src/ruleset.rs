@@ -250,6 +250,11 @@ impl Stage {
         self.index.positions(port).filter_map(|position| self.rules.get(position))
     }
 
+    /// The rules that may fail in one comparison alone, in their order.
+    pub(crate) fn near(&self, view: &View<'_>) -> impl Iterator<Item = &RuleAt> {
+        self.index.near(view).into_iter().filter_map(|position| self.rules.get(position))
+    }
+
     /// The same by looking at every rule, each told to `tell`.
     pub(crate) fn find_all<'a>(&'a self, view: &View<'_>, mut tell: impl FnMut(&'a RuleAt, Truth)) -> Found<'a> {
         let mut found = Found::default();

@@ -136,3 +136,27 @@ fn a_record_is_plain_data_and_a_sentence() {
     let Lack::Differs { wanted, found } = read.outcome.nearest.unwrap().lack else { panic!("the rule can match") };
     assert_eq!((wanted.as_str(), found.as_str()), ("port 9000", "9002"));
 }
+
+/// Of the rules that fail in the fewest comparisons the first, whatever it fails in.
+#[test]
+fn the_nearest_rule_is_found_by_port_by_source_and_among_those_that_never_match() {
+    let rule =
+        |from: Value, ports: &[&str]| json!({"from": [{"source": from}], "to": [{"operation": {"ports": ports}}]});
+    let far = || rule(json!({"ipBlocks": ["192.0.2.1"], "namespaces": ["bar"]}), &["1"]);
+    let two = || rule(json!({"namespaces": ["bar"]}), &["1"]);
+    let other_port = || rule(json!({"namespaces": ["foo"], "ipBlocks": ["10.0.0.0/24"]}), &["1"]);
+    let other_source = || rule(json!({"ipBlocks": ["192.0.2.1"]}), &["9002"]);
+    let any_port = || json!({"from": [{"source": {"namespaces": ["bar"]}}]});
+    let never = || json!({"to": [{"operation": {"ports": ["9002"], "methods": ["GET"]}}]});
+    for (rules, wanted) in [
+        (vec![far(), two(), other_port(), other_source()], 2),
+        (vec![far(), two(), other_source(), other_port()], 2),
+        (vec![far(), any_port(), other_source()], 1),
+        (vec![far(), never(), other_port()], 1),
+        (vec![far(), two(), far()], 1),
+        (vec![far(), far()], 0),
+    ] {
+        let explanation = explain(&Value::Array(rules.clone()), sleep(), 9002);
+        assert_eq!(explanation.nearest.unwrap().rule, wanted, "{rules:?}");
+    }
+}

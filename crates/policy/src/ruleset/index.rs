@@ -17,6 +17,8 @@ pub(super) struct Index {
     by_port: Vec<Candidate>,
     /// The rules that are not bound to a few ports.
     any_port: Vec<Candidate>,
+    /// The rules that never match.
+    never: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,18 +42,21 @@ struct Coarse {
 impl Index {
     /// Of rules that are elsewhere now, if they still are, and of new ones at their places.
     pub(super) fn after(&self, places: &[Option<usize>], new: &[(usize, &CompiledRule)]) -> Self {
-        let moved = |candidate: &Candidate| {
-            let place = places.get(candidate.position as usize).copied().flatten()?;
-            Some(Candidate { position: u32::try_from(place).ok()?, ..*candidate })
-        };
+        let place = |position: u32| u32::try_from(places.get(position as usize).copied().flatten()?).ok();
+        let moved = |candidate: &Candidate| Some(Candidate { position: place(candidate.position)?, ..*candidate });
+        let mut never: Vec<u32> = self.never.iter().filter_map(|position| place(*position)).collect();
         let mut any_port: Vec<Candidate> = self.any_port.iter().filter_map(moved).collect();
         let mut bound: Vec<(u16, Candidate)> = Vec::with_capacity(self.by_port.len());
         for at in &self.at_port {
             let candidates = self.by_port.get(at.start as usize..at.end as usize).unwrap_or_default();
             bound.extend(candidates.iter().filter_map(|candidate| Some((at.port, moved(candidate)?))));
         }
-        for (place, rule) in new.iter().filter(|(_, rule)| rule.can_match()) {
+        for (place, rule) in new {
             let Ok(position) = u32::try_from(*place) else { continue };
+            if !rule.can_match() {
+                never.push(position);
+                continue;
+            }
             let candidate = Candidate::new(position, rule);
             match few_ports(rule) {
                 Some(ports) => bound.extend(ports.into_iter().map(|port| (port, candidate))),
@@ -69,7 +74,7 @@ impl Index {
             }
         }
         let by_port = bound.into_iter().map(|(_, candidate)| candidate).collect();
-        Self { ports: Ports::new(&at_port), at_port, by_port, any_port }
+        Self { ports: Ports::new(&at_port), at_port, by_port, any_port, never }
     }
 
     /// Can any rule match on this port.
@@ -95,6 +100,18 @@ impl Index {
     /// Positions of all rules that may match at this port, whoever the source.
     pub(super) fn positions(&self, port: u16) -> impl Iterator<Item = usize> {
         self.at_port(port).iter().chain(&self.any_port).map(|candidate| candidate.position as usize)
+    }
+
+    /// Positions, ascending, of all rules that fail in one comparison at most, whose entries are all of use: those that may match at this
+    /// port, or for this source, or that never match.
+    pub(super) fn near(&self, view: &View<'_>) -> Vec<usize> {
+        let coarse = Coarse::of(view);
+        let for_source = self.by_port.iter().filter(|candidate| candidate.may_match(coarse));
+        let bound = for_source.map(|candidate| candidate.position as usize).chain(self.positions(view.port));
+        let mut near: Vec<usize> = bound.chain(self.never.iter().map(|position| *position as usize)).collect();
+        near.sort_unstable();
+        near.dedup();
+        near
     }
 
     #[inline]
