@@ -225,6 +225,8 @@ struct Written {
     trouble: Option<Trouble>,
     /// Connections that were let in before may not be permitted any more.
     to_judge: bool,
+    /// Its maps, by their number.
+    maps: u32,
 }
 
 /// Waits for a written table, and takes those that are ready as well: they share a barrier.
@@ -258,7 +260,7 @@ fn write(pod: Arc<Pod>, snapshot: &Arc<Snapshot>) -> Written {
     let mut progress = lock(&pod.progress);
     if progress.snapshot.as_ref().is_some_and(|before| before.generation() > snapshot.generation()) {
         drop(progress);
-        return Written { pod, trouble: None, to_judge: false };
+        return Written { pod, trouble: None, to_judge: false, maps: 0 };
     }
     progress.snapshot = Some(Arc::clone(snapshot));
     if let Some(in_force) = progress.verdicts.in_force().filter(|in_force| in_force.same(&wanted)) {
@@ -276,8 +278,9 @@ fn write(pod: Arc<Pod>, snapshot: &Arc<Snapshot>) -> Written {
     if !to_judge {
         progress.trouble = trouble.take().map(Arc::new);
     }
+    let maps = progress.verdicts.maps_made();
     drop(progress);
-    Written { pod, trouble, to_judge }
+    Written { pod, trouble, to_judge, maps }
 }
 
 /// The table that the snapshot has for a pod, made from the one before where that is quicker.
@@ -321,9 +324,9 @@ fn judge_batch(pods: &[Arc<Pod>], batch: Vec<Written>, snapshot: &Arc<Snapshot>)
             barrier = crossed.inspect_err(|error| tracing::error!(%error, "cannot wait for packets in flight")).is_ok();
         });
     }
-    let judged = batch.into_iter().zip(early).map(|(Written { pod, trouble, to_judge }, early)| {
+    let judged = batch.into_iter().zip(early).map(|(Written { pod, trouble, to_judge, maps }, early)| {
         let enforcement = if to_judge {
-            judge(&by_address, &pod, trouble, snapshot, barrier, early)
+            judge(&by_address, &pod, trouble, snapshot, barrier.then_some(maps), early)
         } else {
             enforcement(&pod, &lock(&pod.progress), snapshot, false, 0)
         };
@@ -350,13 +353,14 @@ fn reset(by_address: &ByAddress<'_>, pod: &Pod) -> Result<revoke::Judged, linux:
     revoke::judge(&pod.net, &pod.sockets, &mut peers, &permitted)
 }
 
-/// Resets what is left; the generation is in force after that. `early`: how many were reset before the barrier.
+/// Resets what is left; the generation is in force after that. `crossed`: the maps of the table after which the barrier was crossed;
+/// `early`: how many were reset before it.
 fn judge(
     by_address: &ByAddress<'_>,
     pod: &Pod,
     trouble: Option<Trouble>,
     snapshot: &Arc<Snapshot>,
-    barrier: bool,
+    crossed: Option<u32>,
     early: usize,
 ) -> Enforcement {
     let in_force = lock(&pod.progress).verdicts.in_force().map(|wanted| wanted.generation);
@@ -370,14 +374,17 @@ fn judge(
         Err(source) => (0, Some(Trouble::NotJudged(Error::Judge { workload: workload(), source }))),
     };
     let resets = early + resets;
-    if !barrier {
+    if crossed.is_none() {
         not_judged = not_judged.or(Some(Trouble::InFlight));
     }
     pod.resets.fetch_add(u64::try_from(resets).unwrap_or_default(), Ordering::Relaxed);
     let mut progress = lock(&pod.progress);
     progress.judged = not_judged.is_none();
-    if let (true, Some(generation)) = (barrier, in_force) {
+    if let (Some(maps), Some(generation)) = (crossed, in_force) {
         pod.generations.end_before(generation);
+        if let Err(error) = progress.verdicts.tidy(maps) {
+            tracing::warn!(workload = %pod.workload(), error = with_causes(&error), "maps of an earlier table are left over");
+        }
     }
     progress.trouble = trouble.or(not_judged).map(Arc::new);
     enforcement(pod, &progress, snapshot, true, resets)

@@ -7,8 +7,9 @@
 //! the log text, in one transaction, so that every first packet meets either the old table or the new one. The kernel changes its
 //! maps one after the other, and after the rules: so what changes the fallback, or both maps of a family, or nearly the whole table,
 //! is written as new maps beside the old ones, in pieces, and then switched to in one small transaction; so is every change on
-//! kernels whose maps lose elements for a moment while a transaction commits ([`crate::selftest`]). Nothing here decides: it
-//! says what `policy` said.
+//! kernels whose maps lose elements for a moment while a transaction commits ([`crate::selftest`]). A packet that met the old
+//! rules may yet look into the old maps, so they stay until no such packet is left. Nothing here decides: it says what
+//! `policy` said.
 
 mod cells;
 mod rules;
@@ -141,6 +142,8 @@ pub(crate) struct Verdicts {
     left_at: u32,
     /// Number of the last map made; names are never used twice.
     maps_made: u32,
+    /// Maps that no rule in force looks into.
+    left_over: Vec<Set>,
 }
 
 impl Verdicts {
@@ -151,7 +154,16 @@ impl Verdicts {
         socket.reserve_send(SEND_BYTES)?;
         let table = Table::named(Family::Inet, TABLE);
         let there = table.is_there(&mut socket)?;
-        let mut verdicts = Self { table, socket, pod: pod.clone(), kernel, loaded: None, left_at: 0, maps_made: 0 };
+        let mut verdicts = Self {
+            table,
+            socket,
+            pod: pod.clone(),
+            kernel,
+            loaded: None,
+            left_at: 0,
+            maps_made: 0,
+            left_over: Vec::new(),
+        };
         if there {
             verdicts.maps_made = verdicts.highest_map()?;
         } else {
@@ -193,6 +205,26 @@ impl Verdicts {
         done
     }
 
+    /// The maps in force, by their number.
+    pub(crate) fn maps_made(&self) -> u32 {
+        self.maps_made
+    }
+
+    /// Removes the maps from which was switched to these; to be called when no packet that met the rules before is on its way.
+    pub(crate) fn tidy(&mut self, maps: u32) -> Result<(), linux::Error> {
+        if self.left_over.is_empty() || self.loaded.is_none() || self.maps_made != maps {
+            return Ok(());
+        }
+        let mut remove = Transaction::on(&self.table);
+        for set in self.left_over.drain(..) {
+            remove.delete_set(&set);
+        }
+        remove.commit(&mut self.socket)?;
+        // One change further, and not two: another one would be somebody else's.
+        self.left_at = self.left_at.checked_add(1).unwrap_or(1);
+        Ok(())
+    }
+
     /// First packets accepted and refused, refusals logged, and packets dropped for their form, since the table was made.
     pub(crate) fn counters(&mut self) -> Result<[u64; 4], linux::Error> {
         let mut counts = [0; 4];
@@ -222,7 +254,7 @@ impl Verdicts {
         Ok(())
     }
 
-    /// Fills new maps that nothing looks into yet, then switches to them and removes the old ones, at once.
+    /// Fills new maps that nothing looks into yet, then switches to them.
     fn whole(&mut self, wanted: Wanted) -> Result<(), linux::Error> {
         let old = self.maps()?;
         self.maps_made += 1;
@@ -249,10 +281,8 @@ impl Verdicts {
             rules::family(&mut switch, chain, &maps.names(), half);
         }
         rules::outcomes(&mut switch, wanted.generation);
-        for set in &old {
-            switch.delete_set(set);
-        }
         switch.commit(&mut self.socket)?;
+        self.left_over = old;
         self.loaded = Some(Loaded { wanted, maps });
         Ok(())
     }
