@@ -37,6 +37,7 @@ fn where_maps_lose_elements_each_change_is_a_new_map_and_the_counts_go_on() {
 #[test]
 fn where_maps_lose_elements_flips_under_load_hold_too() {
     maps::flips_under_load(Bed::on(SWAPPING), 20);
+    maps::flips_between_forms(Bed::on(SWAPPING), 20);
 }
 
 #[test]

@@ -104,11 +104,14 @@ pub(crate) fn flips_under_load(mut bed: Bed, rounds: usize) {
     assert_eq!(forbidden.accepted(), 0);
 }
 
-/// What is refused by a single cell, by a range, and by the fallback is refused between any two of them as well; so is
-/// what is permitted.
 #[test]
 fn flips_between_forms_of_the_same_verdict_are_not_seen() {
-    let mut bed = Bed::new();
+    flips_between_forms(Bed::new(), 60);
+}
+
+/// What is refused by a single cell, by a range, and by the fallback is refused between any two of them as well; so is
+/// what is permitted.
+pub(crate) fn flips_between_forms(mut bed: Bed, rounds: usize) {
     let (server, client) = (bed.pod("foo", "server"), bed.pod("foo", "client"));
     let forbidden = serve(&server, 9000);
     serve(&server, 9002);
@@ -121,7 +124,7 @@ fn flips_between_forms_of_the_same_verdict_are_not_seen() {
     ];
     bed.enforce(&[("foo", "p", forms[0].clone())]);
     let load = Load::start(&client, &server, &[(9000, Some(false)), (9002, Some(true))]);
-    for round in 1..60 {
+    for round in 1..rounds {
         bed.enforce(&[("foo", "p", forms[round % forms.len()].clone())]);
     }
     load.end();
