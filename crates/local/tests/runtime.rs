@@ -78,7 +78,11 @@ impl Place {
         let mut session = self.runtime.exec(run, &command).unwrap();
         if let Some(input) = input {
             let mut stdin = session.stdin.take().unwrap();
-            stdin.write_all(input).await.unwrap();
+            match stdin.write_all(input).await {
+                // A program may end without reading what it is given.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+                given => given.unwrap(),
+            }
             stdin.shutdown().await.unwrap();
         }
         let (mut output, mut errors) = (String::new(), String::new());
