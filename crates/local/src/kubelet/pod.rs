@@ -360,6 +360,7 @@ async fn containers(shared: &Arc<Shared>) {
     if initialize(shared, &mut sidecars).await {
         serve(shared).await;
     }
+    stand_down(shared);
     for (name, sidecar) in sidecars.into_iter().rev() {
         shared.ending(&name).cancel();
         drop(sidecar.await);
@@ -443,19 +444,21 @@ fn stand_in(shared: &Shared, name: &str, role: Role) {
         container.ready = true;
         container.has_started = role != Role::Init;
         container.image_id.clone_from(&container.image);
-        container.state = if role == Role::Init {
-            State::Terminated {
-                code: 0,
-                signal: None,
-                reason: "Completed".into(),
-                message: String::new(),
-                since: now,
-                until: now,
-                id,
+        container.state =
+            if role == Role::Init { State::completed(now, now, id) } else { State::Running { since: now, id } };
+    });
+}
+
+/// What stands for the data plane ends with what it stands beside.
+fn stand_down(shared: &Shared) {
+    let until = Timestamp::now();
+    change(&shared.views, |view| {
+        for container in view.containers.iter_mut().filter(|container| container.is_virtual) {
+            if let State::Running { since, id } = container.state.clone() {
+                (container.ready, container.has_started) = (false, false);
+                container.state = State::completed(since, until, id);
             }
-        } else {
-            State::Running { since: now, id }
-        };
+        }
     });
 }
 

@@ -86,6 +86,11 @@ impl State {
         Self::Waiting { reason: reason.to_owned(), message: message.to_owned() }
     }
 
+    pub(super) fn completed(since: Timestamp, until: Timestamp, id: String) -> Self {
+        let (reason, message) = ("Completed".to_owned(), String::new());
+        Self::Terminated { code: 0, signal: None, reason, message, since, until, id }
+    }
+
     /// Which run of its container it is of, if of any.
     pub(super) fn run(&self) -> Option<u32> {
         let (Self::Running { id, .. } | Self::Terminated { id, .. }) = self else { return None };

@@ -1,5 +1,6 @@
 //! Init containers that go on running: what comes after them waits for them, and they end last.
 
+use api::{Key, Object};
 use serde_json::{Value, json};
 
 use super::harness::{World, sleeper};
@@ -112,4 +113,26 @@ async fn a_sidecar_that_fails_again_and_again_keeps_no_later_kubelet_from_what_r
     // Looked after: who ends is started anew.
     world.exec(&key, "sleep", &["sh", "-c", "kill -9 -1"], None).await.unwrap();
     world.until_status(&key, "/containerStatuses/0/restartCount", json!(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_for_the_data_plane_ends_with_the_pod() {
+    let world = World::new();
+    let proxy = json!({ "name": "istio-proxy", "image": "tidegate/proxy", "restartPolicy": "Always" });
+    let main = script("main", "until [ -e /v/go ]; do read -t 0.05 <> <(:); done; exit 0");
+    let mut injected = Object::named("v1", "Pod", Some("foo"), "injected");
+    injected.set("/metadata/uid", "uid-injected");
+    injected.set("/metadata/annotations", json!({ "injected": "yes" }));
+    injected.set("/spec", pod("Never", 0, &[proxy], &main));
+    injected.set("/spec/nodeName", "tidegate");
+    let key = Key::namespaced("", "pods", "foo", "injected");
+    world.store.put(key.clone(), injected);
+    world.until_status(&key, "/containerStatuses/0/ready", json!(true)).await;
+    assert_eq!(*world.store.get(&key).unwrap().at("/status/initContainerStatuses/0/ready"), true);
+    assert_eq!(world.exec(&key, "main", &["touch", "/v/go"], None).await.unwrap().0, 0);
+    world.until_status(&key, "/initContainerStatuses/0/state/terminated/exitCode", json!(0)).await;
+    world.until_status(&key, "/phase", json!("Succeeded")).await;
+    let pod = world.store.get(&key).unwrap();
+    let proxy = pod.at("/status/initContainerStatuses/0");
+    assert_eq!((&proxy["ready"], &proxy["started"]), (&json!(false), &json!(false)), "{proxy}");
 }
