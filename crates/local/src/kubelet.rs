@@ -26,6 +26,7 @@ mod access;
 mod adopt;
 mod container;
 mod image;
+mod order;
 pub(crate) mod plan;
 mod pod;
 pub(crate) mod probe;

@@ -111,7 +111,11 @@ fn copy_all(from: &Path, to: &Path) {
 /// The tests that fail in the copy, or what the compiler says. The quick ones first: the others run if those notice nothing.
 fn failing(copy: &Path) -> Result<Vec<String>, String> {
     let quick = failing_of(copy, &["--lib"])?;
-    if quick.is_empty() { failing_of(copy, &["--test", "laws", "--test", "oracle"]) } else { Ok(quick) }
+    if quick.is_empty() {
+        failing_of(copy, &["--test", "laws", "--test", "changes", "--test", "oracle"])
+    } else {
+        Ok(quick)
+    }
 }
 
 fn failing_of(copy: &Path, which: &[&str]) -> Result<Vec<String>, String> {
