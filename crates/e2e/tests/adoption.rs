@@ -114,7 +114,8 @@ fn pods_and_their_connections_live_on_over_kill_9() {
     said[0].until(&["BROKEN"]);
     said[1].until(&["BROKEN"]);
     let uid = world.must("kubectl get pod by-name -o jsonpath={.metadata.uid}");
-    world.must("kubectl delete pod by-name >/dev/null");
+    // Without any time of its own the object would go first.
+    world.must("kubectl delete pod by-name --grace-period=1 >/dev/null");
     let left: Vec<_> = processes(&world).into_iter().filter(|(_, words)| words.contains(&uid)).collect();
     assert_eq!(left, []);
     drop(said);
