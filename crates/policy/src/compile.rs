@@ -71,7 +71,7 @@ fn compile_policies(
     policies: &[Arc<AuthorizationPolicy>],
     settings: &Settings,
     before: Option<&Snapshot>,
-) -> (Vec<Arc<CompiledPolicy>>, Option<Change>) {
+) -> (Vec<Arc<CompiledPolicy>>, Change) {
     let mut change = Change::default();
     let mut left = before.map_or(&[][..], |before| before.policies.as_slice());
     let mut all = Vec::with_capacity(policies.len());
@@ -102,7 +102,7 @@ fn compile_policies(
         }
     }
     change.gone.extend_from_slice(left);
-    (all, before.map(|_| change))
+    (all, change)
 }
 
 pub(crate) fn compile_policy(spec: &Arc<AuthorizationPolicy>, settings: &Settings) -> CompiledPolicy {
@@ -142,15 +142,15 @@ fn applies(policy: &CompiledPolicy, workload: &Workload, settings: &Settings) ->
 struct Rulesets<'a> {
     policies: &'a [Arc<CompiledPolicy>],
     settings: &'a Settings,
-    /// Since the snapshot before, if there is one.
-    change: Option<Change>,
+    /// Since the snapshot before; without one no workload is as it was.
+    change: Change,
     /// Needed only for workloads that are new or have changed.
     candidates: OnceCell<Candidates<'a>>,
     made: RefCell<Map<Vec<usize>, Arc<Ruleset>>>,
 }
 
 impl<'a> Rulesets<'a> {
-    fn new(policies: &'a [Arc<CompiledPolicy>], change: Option<Change>, settings: &'a Settings) -> Self {
+    fn new(policies: &'a [Arc<CompiledPolicy>], change: Change, settings: &'a Settings) -> Self {
         Self { policies, settings, change, candidates: OnceCell::new(), made: RefCell::default() }
     }
 
@@ -158,8 +158,8 @@ impl<'a> Rulesets<'a> {
         let same = |old: &&Arc<WorkloadState>| {
             old.workload.in_mesh == workload.in_mesh && old.workload.labels == workload.labels
         };
-        if let (Some(old), Some(change)) = (old.filter(same), &self.change) {
-            return self.after(workload, &old.ruleset, change);
+        if let Some(old) = old.filter(same) {
+            return self.after(workload, &old.ruleset);
         }
         let candidates = self.candidates.get_or_init(|| Candidates::new(self.policies, self.settings));
         let applied = candidates.of(workload);
@@ -170,10 +170,10 @@ impl<'a> Rulesets<'a> {
     }
 
     /// Of a workload that is as it was: what applied to it, but for what has changed.
-    fn after(&self, workload: &Workload, old: &Arc<Ruleset>, change: &Change) -> Arc<Ruleset> {
+    fn after(&self, workload: &Workload, old: &Arc<Ruleset>) -> Arc<Ruleset> {
         let relevant = |policy: &&Arc<CompiledPolicy>| applies(policy, workload, self.settings);
-        let gone: Vec<&Arc<CompiledPolicy>> = change.gone.iter().filter(relevant).collect();
-        let come: Vec<&Arc<CompiledPolicy>> = change.come.iter().filter(relevant).collect();
+        let gone: Vec<&Arc<CompiledPolicy>> = self.change.gone.iter().filter(relevant).collect();
+        let come: Vec<&Arc<CompiledPolicy>> = self.change.come.iter().filter(relevant).collect();
         if gone.is_empty() && come.is_empty() {
             return Arc::clone(old);
         }
