@@ -61,7 +61,7 @@ impl Wanted {
 
     /// How many elements it takes.
     pub(crate) fn elements(&self) -> usize {
-        self.halves().iter().map(|half| half.cells().count()).sum()
+        self.four.count() + self.six.count()
     }
 
     /// Whether it lets in what no element is about.
@@ -332,9 +332,11 @@ fn elements<C: Borrow<Cell>>(cells: impl Iterator<Item = C>) -> Vec<Element> {
 
 /// The difference of two tables, if it may be written as one and is cheaper than the new one as a whole.
 fn small_change(before: &Wanted, wanted: &Wanted) -> Option<[Change; 2]> {
-    let same_fallback =
-        before.halves().into_iter().zip(wanted.halves()).all(|(old, new)| old.fallback() == new.fallback());
+    let mut halves = before.halves().into_iter().zip(wanted.halves());
+    if halves.any(|(old, new)| old.fallback() != new.fallback()) {
+        return None;
+    }
     let changes = [Change::between(&before.four, &wanted.four), Change::between(&before.six, &wanted.six)];
     let is_small = changes.iter().map(Change::len).sum::<usize>() <= DIFFERENCE_MIN.max(wanted.elements() / 2);
-    (same_fallback && is_small && !changes.iter().any(Change::is_of_both)).then_some(changes)
+    (is_small && !changes.iter().any(Change::is_of_both)).then_some(changes)
 }

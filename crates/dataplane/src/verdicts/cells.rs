@@ -63,6 +63,8 @@ impl Cell {
 #[derive(Debug, Clone)]
 pub(crate) struct Half {
     table: Arc<VerdictTable>,
+    /// How many cells: asked at every write, of every pod.
+    count: usize,
 }
 
 impl Half {
@@ -72,7 +74,14 @@ impl Half {
     }
 
     pub(crate) fn of(table: VerdictTable) -> Self {
-        Self { table: Arc::new(table) }
+        let mut half = Self { table: Arc::new(table), count: 0 };
+        half.count = half.cells().count();
+        half
+    }
+
+    /// How many cells it has.
+    pub(crate) fn count(&self) -> usize {
+        self.count
     }
 
     /// What it was made of.
